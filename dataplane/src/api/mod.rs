@@ -1,0 +1,14 @@
+//! The seam: all that `control` may import from this crate (`scripts/check.sh seam` greps for it).
+//!
+//! Policy and forwarding snapshots go in, commands and events pass through one channel pair per worker, counters are
+//! read in place.
+
+pub mod command;
+pub mod launch;
+pub mod policy;
+pub mod stats;
+
+pub use crate::conntrack::tuple::{Direction, Tuple};
+pub use crate::drop::DropReason;
+pub use crate::forward::neighbour::NeighbourUpdate;
+pub use crate::forward::route::{Fib, FibSpec, NextHop, RouteSpec, RouteTarget};

@@ -1,0 +1,222 @@
+//! What the operator wants of packets, as plain data: [`PolicySpec`], which [`Policy::compile`] turns into the
+//! immutable snapshot that workers judge by.
+//!
+//! *Life-cycle*: `control` builds a spec from the YAML, compiles it, wraps the policy in an `Arc` and sends it to each
+//! worker; the worker sends the old one back, so it is freed on the control thread.
+//! *Threads*: a compiled policy is never written again.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+pub use crate::conntrack::timeouts::Timeouts;
+pub use crate::filter::Policy;
+pub use crate::filter::addrset::AddrSet;
+use crate::packet::CtState;
+
+/// Most zones, `local` among them.
+pub const MAX_ZONES: usize = 64;
+
+/// Most rules of one policy.
+pub const MAX_RULES: usize = 1 << 20;
+
+/// A security zone: an index into [`PolicySpec::zones`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ZoneId(pub u8);
+
+impl ZoneId {
+    /// The gateway itself; always index 0 of [`PolicySpec::zones`].
+    pub const LOCAL: Self = Self(0);
+}
+
+/// The whole policy as the operator wrote it, names resolved.
+#[derive(Clone, Debug)]
+pub struct PolicySpec {
+    /// Counts policies from 1; every accepted reload adds one.
+    pub generation: u64,
+    /// Zone names by [`ZoneId`]; `zones[0]` is `local`. At most [`MAX_ZONES`].
+    pub zones: Vec<String>,
+    /// The zone of each interface, in the order of the launch configuration's interfaces.
+    pub interface_zones: Vec<ZoneId>,
+    /// Rules of the raw hook, first match decides.
+    pub raw: Vec<RawRuleSpec>,
+    /// Translation rules, first match of each hook decides.
+    pub nat: Vec<NatRuleSpec>,
+    /// Filter rules, first match decides.
+    pub rules: Vec<RuleSpec>,
+    /// What happens to a packet that no rule matches.
+    pub default: Action,
+    /// Connection tracking's settings that a reload may change.
+    pub conntrack: ConntrackSpec,
+}
+
+/// What a filter rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Pass the packet.
+    Accept,
+    /// Discard it, silently.
+    Drop,
+}
+
+/// Settings of connection tracking.
+#[derive(Clone, Debug, Default)]
+pub struct ConntrackSpec {
+    /// Idle timeouts by protocol and state.
+    pub timeouts: Timeouts,
+    /// `conntrack.tcp.loose`: a plain ACK out of nothing starts a connection.
+    pub tcp_loose: bool,
+    /// `conntrack.checksum`: verify L4 checksums before tracking.
+    pub checksum: bool,
+}
+
+/// What a rule looks at. An empty list matches everything.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// Zones that the packet comes from; empty is any.
+    pub from: Vec<ZoneId>,
+    /// Zones that the packet goes to; empty is any. Not known in the raw and DNAT hooks.
+    pub to: Vec<ZoneId>,
+    /// Source addresses.
+    pub source: Option<AddrMatch>,
+    /// Destination addresses.
+    pub destination: Option<AddrMatch>,
+    /// IP protocol numbers.
+    pub proto: Vec<u8>,
+    /// Source ports; matches only TCP, UDP, UDP-Lite, SCTP and DCCP.
+    pub sport: Vec<RangeInclusive<u16>>,
+    /// Destination ports; likewise.
+    pub dport: Vec<RangeInclusive<u16>>,
+    /// ICMP or ICMPv6 types, by the packet's own version.
+    pub icmp_type: Vec<u8>,
+    /// TCP flags: `(mask, value)`, as iptables' `--tcp-flags`.
+    pub tcp_flags: Option<(u8, u8)>,
+    /// Connection tracking classes; empty is any.
+    pub state: Vec<CtState>,
+    /// Interfaces that the packet came in by (index); empty is any.
+    pub interface_in: Vec<u16>,
+    /// Interfaces that the packet leaves by (index); empty is any.
+    pub interface_out: Vec<u16>,
+}
+
+/// An address condition.
+#[derive(Clone, Debug)]
+pub struct AddrMatch {
+    /// Match what is outside the set.
+    pub negate: bool,
+    /// The addresses; shared where a named set is used by many rules.
+    pub set: std::sync::Arc<AddrSet>,
+}
+
+/// One rule of the filter hook.
+#[derive(Clone, Debug)]
+pub struct RuleSpec {
+    /// Unique name: counters are carried over a reload by it.
+    pub name: String,
+    /// What it matches.
+    pub matches: Match,
+    /// What it does.
+    pub action: Action,
+    /// Report the first packet of each connection that it decides on, rate-limited.
+    pub log: bool,
+}
+
+/// What a raw rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawAction {
+    /// Leave the packet out of connection tracking and translation.
+    Notrack,
+    /// Track it; ends the raw rules for this packet.
+    Accept,
+    /// Discard it before anything is tracked.
+    Drop,
+}
+
+/// One rule of the raw hook.
+#[derive(Clone, Debug)]
+pub struct RawRuleSpec {
+    /// Unique name.
+    pub name: String,
+    /// What it matches; `to` and `state` are not known here and must be empty.
+    pub matches: Match,
+    /// What it does.
+    pub action: RawAction,
+}
+
+/// What a NAT rule translates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatKind {
+    /// Source becomes the egress interface's address.
+    Masquerade,
+    /// Source becomes `to_address`.
+    Snat {
+        /// The new source.
+        to_address: IpAddr,
+    },
+    /// Destination becomes `to_address`, and its port `to_port` where given.
+    Dnat {
+        /// The new destination.
+        to_address: IpAddr,
+        /// The new destination port.
+        to_port: Option<u16>,
+    },
+}
+
+/// Whether SNAT must keep the source port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreservePort {
+    /// Keep it where it is free and brings replies to the owner's core; else choose another.
+    #[default]
+    Auto,
+    /// Keep it always, refuse the connection where it is taken.
+    Strict,
+}
+
+/// One translation rule. Masquerade and SNAT act in POSTROUTING (`from` and `to` known), DNAT in PREROUTING (`to` empty).
+#[derive(Clone, Debug)]
+pub struct NatRuleSpec {
+    /// Unique name.
+    pub name: String,
+    /// What it matches.
+    pub matches: Match,
+    /// What it does.
+    pub kind: NatKind,
+    /// Port policy of masquerade and SNAT.
+    pub preserve_port: PreservePort,
+}
+
+/// Why a policy was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// More zones than [`MAX_ZONES`].
+    #[error("{count} zones, at most {MAX_ZONES} are possible")]
+    TooManyZones {
+        /// How many there are.
+        count: usize,
+    },
+    /// More rules than [`MAX_RULES`].
+    #[error("{count} rules, at most {MAX_RULES} are possible")]
+    TooManyRules {
+        /// How many there are.
+        count: usize,
+    },
+    /// A rule names a zone or an interface that the spec does not have.
+    #[error("rule {rule}: {what} index {index} does not exist")]
+    UnknownIndex {
+        /// The rule's name.
+        rule: String,
+        /// `zone` or `interface`.
+        what: &'static str,
+        /// The index it used.
+        index: usize,
+    },
+    /// A rule matches on what its hook cannot know.
+    #[error("rule {rule}: {key} is not known in the {hook} hook")]
+    NotInThisHook {
+        /// The rule's name.
+        rule: String,
+        /// The key.
+        key: &'static str,
+        /// The hook.
+        hook: &'static str,
+    },
+}

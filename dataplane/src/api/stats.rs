@@ -1,0 +1,260 @@
+//! Counters of one worker: written by it alone, read by control at any time.
+//!
+//! *Threads*: single writer, so a count is a relaxed load and a relaxed store, no locked instruction; readers may see
+//! counters of one packet at slightly different times. *Limits*: all arrays are sized at start.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::drop::{DROP_REASONS, DropReason};
+use crate::packet::{CT_STATES, CtState};
+use crate::conntrack::tuple::Direction;
+use crate::io::PortIdx;
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owner calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Replaces the value. Only the owner calls this.
+    #[inline]
+    pub fn set(&self, v: u64) {
+        self.0.store(v, Relaxed);
+    }
+
+    /// The value now.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Names an index of a counter array, with its metric label.
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $label:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// All, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The metric label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+labelled! {
+    /// Why a packet went to another worker.
+    HandoverCause {
+        /// The port has no usable RSS: software steering.
+        Steer "steer";
+        /// A signpost named the flow's owner.
+        Signpost "signpost";
+        /// An ICMP error whose quoted packet belongs to another worker.
+        IcmpError "icmp_error";
+        /// The flow that a signpost named is gone; back to the tuple's home.
+        Stale "stale";
+        /// A reassembled datagram, or fragments of one.
+        Fragment "fragment";
+    }
+}
+
+labelled! {
+    /// What happened to connections.
+    CtEvent {
+        /// Confirmed.
+        New "new";
+        /// The reply was seen for the first time.
+        Replied "replied";
+        /// Became assured.
+        Assured "assured";
+        /// Ended by its timeout.
+        Expired "expired";
+        /// Ended by its protocol (a reset in SYN_SENT, a new SYN in TIME_WAIT).
+        Closed "closed";
+        /// Ended by the operator.
+        Flushed "flushed";
+        /// Ended because a reload denies it.
+        Denied "denied";
+        /// Ended early to make room.
+        EarlyDrop "early_drop";
+        /// Ended because its signpost was refused.
+        Refused "refused";
+    }
+}
+
+labelled! {
+    /// ICMP errors that the gateway makes itself.
+    IcmpErrorKind {
+        /// Destination unreachable.
+        Unreachable "unreachable";
+        /// Time exceeded.
+        TimeExceeded "time_exceeded";
+        /// Fragmentation needed, or packet too big.
+        TooBig "too_big";
+        /// Not sent: the rate limit was reached.
+        Suppressed "suppressed";
+    }
+}
+
+/// Traffic of one port queue.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_packets: Counter,
+    /// Bytes received, Ethernet header on.
+    pub rx_bytes: Counter,
+    /// Frames sent.
+    pub tx_packets: Counter,
+    /// Bytes sent, Ethernet header on.
+    pub tx_bytes: Counter,
+}
+
+/// Upper bounds of the burst time histogram's buckets, nanoseconds; one more bucket takes what is above.
+pub const BURST_BOUNDS_NS: [u64; 12] =
+    [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 512_000, 2_000_000, 10_000_000];
+
+/// Time from a burst's arrival to its departure.
+#[derive(Debug, Default)]
+pub struct BurstHistogram {
+    /// Counts per bucket of [`BURST_BOUNDS_NS`], not cumulative.
+    pub buckets: [Counter; BURST_BOUNDS_NS.len() + 1],
+    /// Sum, nanoseconds.
+    pub sum_ns: Counter,
+}
+
+impl BurstHistogram {
+    /// Counts one burst that took `ns` nanoseconds.
+    pub fn record(&self, ns: u64) {
+        let i = BURST_BOUNDS_NS.iter().position(|&b| ns <= b).unwrap_or(BURST_BOUNDS_NS.len());
+        self.buckets[i].add(1);
+        self.sum_ns.add(ns);
+    }
+}
+
+/// Ports in use of one translated address.
+#[derive(Debug, Default)]
+pub struct NatUse {
+    /// Leases of TCP ports, UDP ports, ICMP identifiers, others.
+    pub leases: [Counter; 4],
+}
+
+/// All counters of one worker. Aligned so that no two workers share a cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// By [`PortIdx`].
+    pub ports: Box<[PortCounters]>,
+    /// By [`DropReason`].
+    pub drops: [Counter; DROP_REASONS],
+    /// By [`CtState`] and [`Direction`].
+    pub classified: [[Counter; 2]; CT_STATES],
+    /// By [`HandoverCause`]: packets given to another worker.
+    pub handovers: [Counter; HandoverCause::ALL.len()],
+    /// By [`CtEvent`].
+    pub ct_events: [Counter; CtEvent::ALL.len()],
+    /// By [`IcmpErrorKind`].
+    pub icmp_errors: [Counter; IcmpErrorKind::ALL.len()],
+    /// Connections in the table now.
+    pub conntrack_entries: Counter,
+    /// Signposts in the table now.
+    pub signposts: Counter,
+    /// Failed choices of a source port.
+    pub nat_failures: Counter,
+    /// Leases of translated ports in the table now: TCP, UDP, ICMP, others.
+    pub nat_leases: NatUse,
+    /// Loop iterations' time that moved packets, nanoseconds.
+    pub busy_ns: Counter,
+    /// Loop iterations' time that found nothing, nanoseconds.
+    pub idle_ns: Counter,
+    /// Time per burst.
+    pub burst: BurstHistogram,
+    /// Ports whose RSS hash disagreed with ours and that are steered in software since.
+    pub rss_mismatches: Counter,
+}
+
+impl WorkerStats {
+    /// All zero, for `interfaces` interfaces.
+    pub fn new(interfaces: usize) -> Self {
+        Self {
+            ports: (0..interfaces * 2).map(|_| PortCounters::default()).collect(),
+            drops: [const { Counter(AtomicU64::new(0)) }; DROP_REASONS],
+            classified: Default::default(),
+            handovers: Default::default(),
+            ct_events: Default::default(),
+            icmp_errors: Default::default(),
+            conntrack_entries: Counter::default(),
+            signposts: Counter::default(),
+            nat_failures: Counter::default(),
+            nat_leases: NatUse::default(),
+            busy_ns: Counter::default(),
+            idle_ns: Counter::default(),
+            burst: BurstHistogram::default(),
+            rss_mismatches: Counter::default(),
+        }
+    }
+
+    /// Counts one dropped packet.
+    #[inline]
+    pub fn drop_packet(&self, reason: DropReason) {
+        self.drops[reason as usize].add(1);
+    }
+
+    /// Counts one classified packet.
+    #[inline]
+    pub fn classify(&self, state: CtState, direction: Direction) {
+        self.classified[state as usize][direction.index()].add(1);
+    }
+
+    /// Counts one packet handed over.
+    #[inline]
+    pub fn handover(&self, cause: HandoverCause) {
+        self.handovers[cause as usize].add(1);
+    }
+
+    /// Counts one change of a connection.
+    #[inline]
+    pub fn ct_event(&self, event: CtEvent) {
+        self.ct_events[event as usize].add(1);
+    }
+
+    /// The counters of one port.
+    #[inline]
+    pub fn port(&self, port: PortIdx) -> &PortCounters {
+        &self.ports[usize::from(port.0)]
+    }
+}
+
+/// Packets and bytes that each rule of one policy decided on, on one worker; the last entry is the default.
+#[derive(Debug)]
+pub struct RuleCounters {
+    /// Packets and bytes by rule index.
+    pub rules: Box<[(Counter, Counter)]>,
+}
+
+impl RuleCounters {
+    /// All zero, for a policy of `rules` rules.
+    pub fn new(rules: usize) -> Self {
+        Self { rules: (0..=rules).map(|_| Default::default()).collect() }
+    }
+
+    /// Counts a packet of `bytes` bytes for rule `rule`; a rule that does not exist counts nothing.
+    #[inline]
+    pub fn count(&self, rule: u32, bytes: u64) {
+        if let Some((packets, total)) = self.rules.get(rule as usize) {
+            packets.add(1);
+            total.add(bytes);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Forwarding.
+pub mod neighbour;
+pub mod route;

@@ -1,0 +1,163 @@
+//! The forwarding table: which interface and next hop a destination has, and which addresses are the gateway's own.
+//!
+//! *Life-cycle*: `control` mirrors the kernel's tables into a [`FibSpec`], builds a [`Fib`] and sends an `Arc` of it to
+//! each worker, which sends the old one back. *Threads*: immutable once built.
+//! *Limits*: none here; the kernel's table bounds it. *Sources*: RFC 1812 section 5.2.4.3 (longest match).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ahash::RandomState;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+/// What control knows of routes and addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FibSpec {
+    /// Routes, at most one per prefix (the caller has chosen by metric).
+    pub routes: Vec<RouteSpec>,
+    /// Addresses of each interface with their prefix length, the primary one of each version first.
+    pub addresses: Vec<(u16, IpNet)>,
+}
+
+/// One route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Destinations.
+    pub prefix: IpNet,
+    /// Where they are.
+    pub target: RouteTarget,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// Out of `interface`, to `gateway`, or to the destination itself where there is none.
+    Via {
+        /// Interface index.
+        interface: u16,
+        /// The next router.
+        gateway: Option<IpAddr>,
+    },
+    /// Discard silently.
+    Blackhole,
+    /// Discard and answer host unreachable.
+    Unreachable,
+    /// Discard and answer administratively prohibited.
+    Prohibit,
+}
+
+/// What the table says of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// The gateway itself.
+    Local,
+    /// Forward out of `interface` to the station that has `address`.
+    Via {
+        /// Interface index.
+        interface: u16,
+        /// The next hop's address on that link.
+        address: IpAddr,
+    },
+    /// Discard silently.
+    Blackhole,
+    /// Discard and answer host unreachable.
+    Unreachable,
+    /// Discard and answer administratively prohibited.
+    Prohibit,
+    /// No route.
+    None,
+}
+
+/// The compiled table.
+#[derive(Debug)]
+pub struct Fib {
+    v4: PrefixMap<Ipv4Net, RouteTarget>,
+    v6: PrefixMap<Ipv6Net, RouteTarget>,
+    local: std::collections::HashSet<IpAddr, RandomState>,
+    broadcast: std::collections::HashSet<Ipv4Addr, RandomState>,
+    /// Per interface: primary IPv4 and IPv6 address.
+    primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
+    spec: FibSpec,
+}
+
+impl Fib {
+    /// Builds the table. Link-local IPv6 prefixes need no route: they stay on their link.
+    pub fn build(spec: FibSpec) -> Self {
+        let mut v4 = PrefixMap::new();
+        let mut v6 = PrefixMap::new();
+        for r in &spec.routes {
+            match r.prefix {
+                IpNet::V4(p) => drop(v4.insert(p.trunc(), r.target)),
+                IpNet::V6(p) => drop(v6.insert(p.trunc(), r.target)),
+            }
+        }
+        let mut local = std::collections::HashSet::with_hasher(RandomState::new());
+        let mut broadcast = std::collections::HashSet::with_hasher(RandomState::new());
+        let mut primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)> = Vec::new();
+        for &(interface, net) in &spec.addresses {
+            let i = usize::from(interface);
+            if primary.len() <= i {
+                primary.resize(i + 1, (None, None));
+            }
+            local.insert(net.addr());
+            match net {
+                IpNet::V4(n) => {
+                    primary[i].0.get_or_insert(n.addr());
+                    if n.prefix_len() < 31 {
+                        broadcast.insert(n.broadcast());
+                        broadcast.insert(n.network());
+                    }
+                }
+                IpNet::V6(n) if !n.addr().is_unicast_link_local() => {
+                    primary[i].1.get_or_insert(n.addr());
+                }
+                IpNet::V6(_) => {}
+            }
+        }
+        Self { v4, v6, local, broadcast, primary, spec }
+    }
+
+    /// The next hop of a unicast destination.
+    pub fn lookup(&self, dst: IpAddr) -> NextHop {
+        if self.is_local(dst) {
+            return NextHop::Local;
+        }
+        let target = match dst {
+            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, t)| *t),
+            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, t)| *t),
+        };
+        match target {
+            Some(RouteTarget::Via { interface, gateway }) => {
+                NextHop::Via { interface, address: gateway.unwrap_or(dst) }
+            }
+            Some(RouteTarget::Blackhole) => NextHop::Blackhole,
+            Some(RouteTarget::Unreachable) => NextHop::Unreachable,
+            Some(RouteTarget::Prohibit) => NextHop::Prohibit,
+            None => NextHop::None,
+        }
+    }
+
+    /// Whether `a` is an address of the gateway itself.
+    pub fn is_local(&self, a: IpAddr) -> bool {
+        self.local.contains(&a)
+    }
+
+    /// Whether `a` is the directed broadcast (or network) address of an attached subnet.
+    pub fn is_broadcast(&self, a: Ipv4Addr) -> bool {
+        self.broadcast.contains(&a)
+    }
+
+    /// The primary address of `interface` in the IP version of `like`: what masquerade and ICMP errors use.
+    pub fn primary(&self, interface: u16, like: IpAddr) -> Option<IpAddr> {
+        let (v4, v6) = self.primary.get(usize::from(interface))?;
+        match like {
+            IpAddr::V4(_) => v4.map(IpAddr::V4),
+            IpAddr::V6(_) => v6.map(IpAddr::V6),
+        }
+    }
+
+    /// What the table was built from.
+    pub fn spec(&self) -> &FibSpec {
+        &self.spec
+    }
+}

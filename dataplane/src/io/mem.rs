@@ -1,0 +1,1 @@
+//! The heap twin of ports and buffers.
