@@ -10,6 +10,7 @@ const OLDEST: &str = "22.11";
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_cleanup",
+    "rte_eal_get_runtime_dir",
     "rte_strerror",
     "rte_thread_register",
     "rte_thread_unregister",
@@ -25,7 +26,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_allmulticast_enable",
     "shim_errno",
     "shim_pin",
-    "shim_netdev_index",
+    "shim_netdev_here",
     "shim_frame_of",
     "shim_rx_burst",
     "shim_tx_burst",
@@ -48,7 +49,8 @@ const CONSTANTS: &[&str] = &["SHIM_.*", "RTE_PKTMBUF_HEADROOM"];
 
 /// Handled by pointer only: their layout differs between releases, the shim alone looks inside, and `src/lib.rs` makes
 /// them types without a size.
-const OPAQUE: &[&str] = &["rte_mbuf", "rte_mbuf_.*", "rte_mempool", "rte_mempool_.*", "rte_memzone", "RTE_MARKER.*"];
+const OPAQUE: &[&str] =
+    &["rte_mbuf", "rte_mbuf_.*", "rte_mempool", "rte_mempool_.*", "rte_memzone", "RTE_MARKER.*"];
 
 /// What is linked; drivers are shared objects that the EAL loads from its own directory at start.
 const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_eal"];

@@ -9,3 +9,6 @@ pub mod conntrack;
 pub mod filter;
 pub mod forward;
 pub mod api;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code, reason = "the one door to DPDK")]
+pub mod dpdk;

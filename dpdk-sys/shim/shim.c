@@ -38,9 +38,11 @@ int shim_pin(unsigned int cpu)
 	return -abs(rte_thread_set_affinity(&set));
 }
 
-unsigned int shim_netdev_index(const char *name)
+bool shim_netdev_here(unsigned int index)
 {
-	return if_nametoindex(name);
+	char name[IF_NAMESIZE];
+
+	return if_indextoname(index, name) != NULL;
 }
 
 void shim_frame_of(struct rte_mbuf *m, struct shim_frame *out)

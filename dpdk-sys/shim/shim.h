@@ -48,8 +48,8 @@ int shim_errno(void);
 /* Puts the calling thread on one CPU. */
 int shim_pin(unsigned int cpu);
 
-/* Index of a kernel interface in this thread's network namespace; 0 where there is none. */
-unsigned int shim_netdev_index(const char *name);
+/* Whether the kernel interface of this index is in the caller's network namespace. */
+bool shim_netdev_here(unsigned int index);
 
 /* Receives at most `n` <= SHIM_BURST frames into `out` and prefetches the first cache line of each. */
 uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct shim_frame *out, uint16_t n);

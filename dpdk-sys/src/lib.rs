@@ -2,7 +2,14 @@
 //!
 //! `build.rs` lists every name. What DPDK defines inline, and every structure whose layout differs between releases,
 //! is behind a `shim_*` function of `shim/shim.c`, documented in `shim/shim.h`.
-#![allow(non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, clippy::all, clippy::pedantic)]
+#![allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    missing_docs,
+    clippy::all,
+    clippy::pedantic
+)]
 
 use core::marker::{PhantomData, PhantomPinned};
 
