@@ -55,7 +55,11 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
         burst: 32,
         eal_args: Vec::new(),
         file_prefix: format!("sluice-smoke-{}", process::id()),
-        interfaces: vec![interface("file", file), interface("loop", "net_ring0".into())],
+        interfaces: vec![
+            interface("file", file),
+            interface("loop", "net_ring0".into()),
+            interface("null", "net_null0".into()),
+        ],
         conntrack_max: 1000,
         mbufs: Some(4095),
         twins: false,
@@ -65,7 +69,7 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
     let (tell, seen) = unbounded();
     let build = |seat: WorkerSeat| {
         let WorkerSeat { index, workers, io, commands, ports, .. } = seat;
-        assert_eq!((workers, ports.len()), (2, 2));
+        assert_eq!((workers, ports.len()), (2, 3));
         match index {
             0 => Either::Forward(Forward { io, commands, tell: tell.clone(), stop: false }),
             _ => Either::Speak(Speak { io, commands, tell: tell.clone(), kept: None, said: 0, stop: false }),
@@ -77,9 +81,10 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
     assert_eq!(handle.conntrack_limit_per_worker, 500);
     assert_eq!(handle.ports[0].driver, "net_pcap");
     assert_eq!(handle.ports[1].driver, "net_ring");
-    assert!(handle.ports.iter().all(|port| !port.rss), "neither device has RSS");
+    assert!(handle.ports[..2].iter().all(|port| !port.rss), "neither device has RSS");
+    assert!(handle.ports[2].rss, "net_null takes key and table");
     assert!(handle.link(1).up);
-    assert_eq!(handle.link(2), Link { up: false, speed_mbps: 0 });
+    assert_eq!(handle.link(3), Link { up: false, speed_mbps: 0 });
 
     let mut want = sent;
     want[3].drain(..1500);

@@ -67,10 +67,10 @@ impl LaunchConfig {
         crate::dpdk::mempool::mbufs_needed(self)
     }
 
-    /// Memory for packets, MB: the buffers and what DPDK wants beside them.
+    /// Memory for packets, MB: the buffers and what DPDK wants beside them, in huge pages or ordinary ones.
     #[cfg(feature = "dpdk")]
-    pub fn megabytes_needed(&self) -> u32 {
-        crate::dpdk::mempool::megabytes_needed(self)
+    pub fn megabytes_needed(&self, huge: bool) -> u32 {
+        crate::dpdk::mempool::megabytes_needed(self, huge)
     }
 
     /// What can be told from the configuration alone.

@@ -4,10 +4,12 @@
 //! pool are gone. *Threads*: started and dropped on the control thread, which becomes lcore 0 and polls nothing.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use dpdk_sys as sys;
 
@@ -23,7 +25,7 @@ pub struct Eal {
     /// The EAL keeps pointers to its arguments.
     _args: Vec<CString>,
     /// Goes back after `Drop` has cleaned up.
-    _reserved: Reserved,
+    reserved: Reserved,
 }
 
 /// Whether this process has tried: EAL allows one start.
@@ -31,7 +33,7 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 
 impl Eal {
     /// Initialises the EAL on `memory`.
-    pub(super) fn start(config: &LaunchConfig, memory: Memory) -> Result<Self, LaunchError> {
+    pub(super) fn start(config: &LaunchConfig, mut memory: Memory) -> Result<Self, LaunchError> {
         let args: Vec<CString> = arguments(config, &memory, &allowed_cpus())
             .into_iter()
             .map(|arg| CString::new(arg.clone()).map_err(|_| LaunchError::EalArgument { argument: arg }))
@@ -49,12 +51,14 @@ impl Eal {
         if ret < 0 {
             return Err(LaunchError::Eal { source: last_error("rte_eal_init") });
         }
+        // The EAL has taken its memory: another process may now count what is free.
+        memory.reserved.turn = None;
         // SAFETY: the EAL is initialised.
         let directory = unsafe { sys::rte_eal_get_runtime_dir() };
         // SAFETY: a NUL-terminated string in static memory of the EAL, copied here.
         let directory = unsafe { CStr::from_ptr(directory) };
         let directory = Path::new(OsStr::from_bytes(directory.to_bytes())).to_owned();
-        Ok(Self { directory, _args: args, _reserved: memory.reserved })
+        Ok(Self { directory, _args: args, reserved: memory.reserved })
     }
 }
 
@@ -68,7 +72,7 @@ impl Drop for Eal {
 }
 
 /// Where packet memory comes from.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Memory {
     /// 2 MB pages; else ordinary ones.
     pub huge: bool,
@@ -78,8 +82,12 @@ pub struct Memory {
 }
 
 /// Huge pages that were added to the machine's for this run; `Drop` takes them off again.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Reserved(u64);
+#[derive(Debug, Default)]
+struct Reserved {
+    pages: u64,
+    /// Held from counting free pages until they are taken: two processes that start together count in turns.
+    turn: Option<File>,
+}
 
 impl Memory {
     /// Decides by the configuration and by what the machine has free, and reserves what is missing. The second value
@@ -88,11 +96,12 @@ impl Memory {
     /// # Errors
     /// Huge pages are required, and there are not enough.
     pub fn choose(config: &LaunchConfig) -> Result<(Self, Option<String>), LaunchError> {
-        let megabytes = megabytes_needed(config);
-        let ordinary = Self { huge: false, megabytes, reserved: Reserved(0) };
+        let ordinary =
+            Self { huge: false, megabytes: megabytes_needed(config, false), reserved: Reserved::default() };
         if config.hugepages == HugePages::Off {
             return Ok((ordinary, None));
         }
+        let megabytes = megabytes_needed(config, true);
         let (free, reserved) = reserve(u64::from(megabytes).div_ceil(PAGE_MB));
         if free * PAGE_MB >= u64::from(megabytes) {
             return Ok((Self { huge: true, megabytes, reserved }, None));
@@ -112,31 +121,48 @@ impl Memory {
     }
 }
 
-/// Sees to `pages` free huge pages as far as the kernel lets us; gives how many are free and how many were added.
+/// Sees to `pages` free huge pages as far as the kernel lets us; gives how many are free and what was added.
 fn reserve(pages: u64) -> (u64, Reserved) {
-    let Some(free) = read_pages("free_hugepages") else { return (0, Reserved(0)) };
+    let turn = turn();
+    let free = read_pages("free_hugepages").unwrap_or(0);
+    let mut reserved = Reserved { pages: 0, turn };
     if free >= pages {
-        return (free, Reserved(0));
+        return (free, reserved);
     }
-    let Some(had) = read_pages("nr_hugepages") else { return (free, Reserved(0)) };
+    let Some(had) = read_pages("nr_hugepages") else { return (free, reserved) };
     if fs::write(Path::new(HUGE).join("nr_hugepages"), (had + pages - free).to_string()).is_err() {
-        return (free, Reserved(0));
+        return (free, reserved);
     }
-    let has = read_pages("nr_hugepages").unwrap_or(had);
-    (read_pages("free_hugepages").unwrap_or(free), Reserved(has.saturating_sub(had)))
+    reserved.pages = read_pages("nr_hugepages").unwrap_or(had).saturating_sub(had);
+    (read_pages("free_hugepages").unwrap_or(free), reserved)
 }
 
 impl Drop for Reserved {
     /// The kernel keeps those in use until they are free.
     fn drop(&mut self) {
-        if self.0 == 0 {
+        if self.pages == 0 {
             return;
         }
+        let _turn = self.turn.take().or_else(turn);
         if let Some(now) = read_pages("nr_hugepages") {
             // A failure leaves memory reserved that the next start finds free: nothing to report to anyone.
-            let _ = fs::write(Path::new(HUGE).join("nr_hugepages"), now.saturating_sub(self.0).to_string());
+            let _ =
+                fs::write(Path::new(HUGE).join("nr_hugepages"), now.saturating_sub(self.pages).to_string());
         }
     }
+}
+
+/// A lock among processes; after five seconds we go without rather than not at all.
+fn turn() -> Option<File> {
+    let file = File::open(TURN).ok()?;
+    for _ in 0..500 {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(_)) => return None,
+        }
+    }
+    None
 }
 
 fn read_pages(file: &str) -> Option<u64> {
@@ -176,12 +202,12 @@ fn arguments(config: &LaunchConfig, memory: &Memory, cpus: &str) -> Vec<String> 
 
     // Lcore 0 is the control thread, on every CPU it may use; workers register themselves and choose their own.
     add(&["--lcores", &format!("0@({cpus})")]);
-    add(&["--file-prefix", &config.file_prefix, "--no-telemetry", "--log-level", "warning"]);
-    if memory.huge {
-        add(&["--in-memory"]);
-    } else {
-        add(&["--no-huge", "--no-shconf", "-m", &memory.megabytes.to_string()]);
-    }
+    add(&["--file-prefix", &config.file_prefix, "--no-telemetry"]);
+    // Errors go to standard error; the EAL also warns of every page size that is not reserved.
+    add(&["--log-level", "warning", "--log-level", "lib.eal:error"]);
+    add(if memory.huge { &["--in-memory"] } else { &["--no-huge", "--no-shconf"] });
+    // All of it at once, not page by page as it is asked for: what was counted as free may be gone later.
+    add(&["-m", &memory.megabytes.to_string()]);
     if config.interfaces.iter().all(|i| pci_address(&i.device).is_none()) {
         add(&["--no-pci", "--iova-mode", "va"]);
     }
@@ -190,6 +216,8 @@ fn arguments(config: &LaunchConfig, memory: &Memory, cpus: &str) -> Vec<String> 
         add(&[kind, &interface.device]);
     }
     if config.twins {
+        // It complains of each optional thing that the kernel lacks; what matters comes back as an error.
+        add(&["--log-level", "pmd.net.tap:critical"]);
         for (index, interface) in config.interfaces.iter().enumerate() {
             add(&["--vdev", &format!("{},iface={}", twin_name(index), interface.name)]);
         }
@@ -218,6 +246,10 @@ pub(crate) fn cpu_in_list(list: &str, cpu: usize) -> bool {
 
 /// Where the kernel counts 2 MB pages.
 const HUGE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// What processes lock to count in turns: a file that all have. (Each network namespace that `ip netns exec` enters has a
+/// mount of `/sys` to itself, and locks on one mount's files say nothing to another's.)
+const TURN: &str = "/proc/sys/vm/nr_hugepages";
 
 /// Size of a huge page.
 const PAGE_MB: u64 = 2;
@@ -251,7 +283,7 @@ mod tests {
     }
 
     fn line(devices: &[&str], huge: bool) -> String {
-        let memory = Memory { huge, megabytes: 64, reserved: Reserved(0) };
+        let memory = Memory { huge, megabytes: 64, reserved: Reserved::default() };
         arguments(&config(devices), &memory, "0-1").join(" ")
     }
 
@@ -268,8 +300,9 @@ mod tests {
     fn virtual_devices_need_no_pci_bus() {
         assert_eq!(
             line(&["net_null0"], false),
-            "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --no-huge --no-shconf -m 64 \
-             --no-pci --iova-mode va --vdev net_null0 --vdev net_tap_twin0,iface=if0 --single-file-segments"
+            "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --log-level lib.eal:error \
+             --no-huge --no-shconf -m 64 --no-pci --iova-mode va --vdev net_null0 --log-level pmd.net.tap:critical \
+             --vdev net_tap_twin0,iface=if0 --single-file-segments"
         );
     }
 
@@ -277,9 +310,9 @@ mod tests {
     fn pci_devices_are_allowed_by_name() {
         assert_eq!(
             line(&["0000:3b:00.0", "net_null0"], true),
-            "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --in-memory \
-             --allow 0000:3b:00.0 --vdev net_null0 --vdev net_tap_twin0,iface=if0 --vdev net_tap_twin1,iface=if1 \
-             --single-file-segments"
+            "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --log-level lib.eal:error \
+             --in-memory -m 64 --allow 0000:3b:00.0 --vdev net_null0 --log-level pmd.net.tap:critical \
+             --vdev net_tap_twin0,iface=if0 --vdev net_tap_twin1,iface=if1 --single-file-segments"
         );
     }
 
@@ -290,11 +323,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lab_of_two_interfaces_and_two_workers_stays_below_80_mb_and_jumbo_frames_fit_one_mbuf() {
+    fn a_lab_of_two_interfaces_and_two_workers_takes_less_than_100_mb_and_jumbo_frames_fit_one_mbuf() {
         let mut lab = config(&["net_tap0,iface=a", "net_tap1,iface=b"]);
         lab.workers = vec![0, 1];
         assert_eq!(super::super::mempool::mbufs_needed(&lab), 16383);
-        assert!(megabytes_needed(&lab) <= 80, "{}", megabytes_needed(&lab));
+        assert!(megabytes_needed(&lab, true) <= 80, "{}", megabytes_needed(&lab, true));
+        assert!(megabytes_needed(&lab, false) <= 100, "{}", megabytes_needed(&lab, false));
         lab.interfaces[0].mtu = 9000;
         assert!(super::super::mempool::room(&lab) >= 128 + 9018);
     }

@@ -18,7 +18,8 @@ use crate::io::FRAME_ROOM;
 #[derive(Debug)]
 pub struct Pool {
     raw: NonNull<sys::rte_mempool>,
-    eal: Arc<Eal>,
+    /// Whose memory it is.
+    eal: Eal,
 }
 
 // SAFETY: DPDK's pools of the default kind take and give from any thread at once; per-lcore caches are reached only with
@@ -30,7 +31,7 @@ unsafe impl Sync for Pool {}
 
 impl Pool {
     /// Makes a pool of `mbufs` buffers with room for `room` bytes each.
-    pub(super) fn new(eal: Arc<Eal>, mbufs: u32, room: u16) -> Result<Self, LaunchError> {
+    pub(super) fn new(eal: Eal, mbufs: u32, room: u16) -> Result<Self, LaunchError> {
         // SAFETY: the EAL is initialised (`eal` proves it); the name is NUL-terminated and of fewer than 26 bytes; the cache
         // is at most RTE_MEMPOOL_CACHE_MAX_SIZE (512) and, with at least `MIN_MBUFS`, below n / 1.5; no private area.
         let raw =
@@ -51,14 +52,15 @@ impl Pool {
         unsafe { sys::rte_mempool_in_use_count(self.as_ptr()) }
     }
 
-    /// Frees the pool and gives the EAL back, or says how many mbufs are still out and keeps both.
-    pub(super) fn close(this: Arc<Self>) -> Result<Arc<Eal>, u32> {
+    /// Frees the pool and cleans the EAL up, or says how many mbufs are still out and keeps both.
+    pub(super) fn close(this: Arc<Self>) -> Result<(), u32> {
         let out = this.in_use();
         match Arc::try_unwrap(this) {
             Ok(pool) if out == 0 => {
                 // SAFETY: no mbuf is out, and nobody but `pool`, which ends here, knows the pointer.
                 unsafe { sys::rte_mempool_free(pool.as_ptr()) };
-                Ok(pool.eal)
+                drop(pool.eal);
+                Ok(())
             }
             Ok(pool) => {
                 std::mem::forget(pool);
@@ -100,11 +102,19 @@ pub fn room(config: &LaunchConfig) -> u16 {
     u16::try_from(room).unwrap_or(u16::MAX)
 }
 
-/// MB of packet memory that a configuration needs: the pool, and what the EAL and drivers want beside it.
-pub fn megabytes_needed(config: &LaunchConfig) -> u32 {
-    let each = u64::from(room(config)) + MBUF_OVERHEAD;
+/// MB of packet memory that a configuration needs: the pool, and what the EAL and drivers want beside it. Ordinary pages
+/// cost more, because DPDK lets no mbuf cross a page.
+pub fn megabytes_needed(config: &LaunchConfig, huge: bool) -> u32 {
+    let mbuf = u64::from(room(config)) + MBUF_OVERHEAD;
+    let each = match huge {
+        true => mbuf,
+        false if mbuf <= PAGE => PAGE / (PAGE / mbuf),
+        false => mbuf.next_multiple_of(PAGE),
+    };
     let pool = u64::from(mbufs_needed(config)) * each;
-    u32::try_from(pool.div_ceil(1 << 20)).unwrap_or(u32::MAX).saturating_add(EAL_MB)
+    let ports = config.interfaces.len() * if config.twins { 2 } else { 1 };
+    let beside = EAL_MB.saturating_add(PORT_MB.saturating_mul(u32::try_from(ports).unwrap_or(u32::MAX)));
+    u32::try_from(pool.div_ceil(1 << 20)).unwrap_or(u32::MAX).saturating_add(beside)
 }
 
 /// Descriptors per queue of the interface's wire port: enough of them for 50 µs at 10 Gbit/s line rate on a NIC, where
@@ -131,11 +141,17 @@ const DEFAULT_MBUFS: u32 = 16383;
 /// Two VLAN tags, the Ethernet header, the FCS that some NICs leave on, and slack.
 const L2_SLACK: usize = 64;
 
-/// `struct rte_mbuf` and the pool's header and trailer per element.
+/// `struct rte_mbuf`, the pool's header per element, and padding that spreads elements over memory channels.
 const MBUF_OVERHEAD: u64 = 128 + 64 + 64;
 
-/// What the EAL's heap, the pool's caches and drivers take.
-const EAL_MB: u32 = 32;
+/// An ordinary page, bytes.
+const PAGE: u64 = 4096;
+
+/// What the EAL's heap and our pool's caches take.
+const EAL_MB: u32 = 16;
+
+/// What a driver takes per port: net_tap makes a pool of its own, of which the caches are the most.
+const PORT_MB: u32 = 4;
 
 /// `SOCKET_ID_ANY`.
 const ANY_NODE: i32 = -1;

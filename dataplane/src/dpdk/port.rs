@@ -112,12 +112,15 @@ impl Port {
         let ret = unsafe { sys::rte_eth_dev_start(id) };
         check("rte_eth_dev_start", ret)?;
 
-        // SAFETY: takes any port id. A failure is no harm: the MAC address is checked in software.
-        let ret = unsafe { sys::rte_eth_promiscuous_enable(id) };
-        port.tolerate("rte_eth_promiscuous_enable", ret);
-        // SAFETY: takes any port id.
-        let ret = unsafe { sys::rte_eth_allmulticast_enable(id) };
-        port.tolerate("rte_eth_allmulticast_enable", ret);
+        // A TAP gives us all that its kernel side sends anyhow; the flags would be that interface's, not ours.
+        if port.driver != TAP {
+            // SAFETY: takes any port id. A failure is no harm: the MAC address is checked in software.
+            let ret = unsafe { sys::rte_eth_promiscuous_enable(id) };
+            port.tolerate("rte_eth_promiscuous_enable", ret);
+            // SAFETY: takes any port id.
+            let ret = unsafe { sys::rte_eth_allmulticast_enable(id) };
+            port.tolerate("rte_eth_allmulticast_enable", ret);
+        }
         port.rss = hashed && info.hashes_ports && port.spread(setup.workers, info.reta_size);
         port.mac = mac(id)?;
         Ok(port)
@@ -187,7 +190,7 @@ impl Port {
         // SAFETY: takes any port id; both pointers are to live variables of the right type.
         let ret = unsafe { sys::shim_port_link(self.id, &raw mut up, &raw mut speed_mbps) };
         // A TAP whose kernel side was moved into another namespace is a lab's cable: its state cannot be read from here.
-        let away = self.driver == "net_tap" && self.netdev != 0 && !netdev_here(self.netdev);
+        let away = self.driver == TAP && self.netdev != 0 && !netdev_here(self.netdev);
         Link { up: away || (ret == 0 && up), speed_mbps: if ret == 0 { speed_mbps } else { 0 } }
     }
 
@@ -257,6 +260,9 @@ fn text(chars: &[std::ffi::c_char]) -> String {
     let bytes: Vec<u8> = chars.iter().map(|c| c.to_ne_bytes()[0]).collect();
     CStr::from_bytes_until_nul(&bytes).map_or_else(|_| String::new(), |s| s.to_string_lossy().into_owned())
 }
+
+/// The driver whose ports are interfaces of the kernel.
+pub(super) const TAP: &str = "net_tap";
 
 /// `ENOTSUP` of Linux.
 const ENOTSUP: i32 = 95;

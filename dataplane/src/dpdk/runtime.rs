@@ -13,7 +13,7 @@ use super::eal::{self, Eal, Memory};
 use super::io::{DpdkIo, Slot, SpinLock, TxQueue};
 use super::lcore::{self, Lcore, WorkerLoop};
 use super::mempool::{self, Pool};
-use super::port::{OpenError, Port, Setup};
+use super::port::{OpenError, Port, Setup, TAP};
 use crate::api::command::{Command, Message};
 use crate::api::launch::{
     DpdkError, InterfaceConfig, LaunchConfig, LaunchError, Link, PortInfo, StopError, StopReport, WorkerSeat,
@@ -97,7 +97,7 @@ impl Runtime {
     ) -> Result<Started, LaunchError> {
         let (memory, note) = Memory::choose(config)?;
         let hugepages = memory.huge;
-        let eal = Arc::new(Eal::start(config, memory)?);
+        let eal = Eal::start(config, memory)?;
         let pool = Arc::new(Pool::new(eal, mempool::mbufs_needed(config), mempool::room(config))?);
         let runtime = Self { workers: Vec::new(), ports: Vec::new(), pool: Some(Arc::clone(&pool)) };
         let (messages_in, messages) = bounded(MESSAGES);
@@ -228,12 +228,8 @@ impl Runtime {
                 }
             }
         }
-        if let Some(pool) = self.pool.take() {
-            match Pool::close(pool) {
-                // The last reference: cleans the EAL up.
-                Ok(eal) => drop(eal),
-                Err(mbufs) => report.leaked_mbufs = mbufs,
-            }
+        if let Some(Err(mbufs)) = self.pool.take().map(Pool::close) {
+            report.leaked_mbufs = mbufs;
         }
         match panicked {
             Some(worker) => Err(StopError::WorkerPanicked { worker }),
@@ -308,7 +304,7 @@ fn gateway_mac(wire: &Port) -> Option<[u8; 6]> {
     if mac == [0; 6] {
         return None;
     }
-    if wire.driver() == "net_tap" {
+    if wire.driver() == TAP {
         mac[0] = (mac[0] | 0x02) & !0x01;
         mac[1] ^= 0xff;
     }
