@@ -43,8 +43,7 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
     let dir = Scratch(std::env::temp_dir().join(format!("sluice-smoke-{}", process::id())));
     fs::create_dir_all(&dir.0).expect("temporary directory is writable");
     let (input, output) = (dir.0.join("in.pcap"), dir.0.join("out.pcap"));
-    let sent: Vec<Vec<u8>> =
-        [60, 64, 1514, 3000, 128].iter().zip(0..).map(|(&len, i)| frame(i, len)).collect();
+    let sent: Vec<Vec<u8>> = [60, 64, 1514, 3000, 128].iter().zip(0..).map(|(&len, i)| frame(i, len)).collect();
     write_pcap(&input, &sent);
 
     let cpu = first_cpu();
@@ -118,10 +117,7 @@ fn refuses_what_the_configuration_alone_tells(good: &LaunchConfig) {
     assert_eq!(refused(|c| c.burst = 65), "burst 65: 1 to 64 is possible");
     assert_eq!(refused(|c| c.interfaces.clear()), "no interface is configured, at least one is needed");
     assert!(refused(|c| c.workers = vec![4000]).starts_with("worker CPU 4000 is not among the CPUs"));
-    assert!(
-        refused(|c| c.interfaces[0].name = "a,b".into())
-            .starts_with("interface name \"a,b\": 1 to 15 letters")
-    );
+    assert!(refused(|c| c.interfaces[0].name = "a,b".into()).starts_with("interface name \"a,b\": 1 to 15 letters"));
     assert_eq!(refused(|c| c.eal_args = vec!["a\0b".into()]), "EAL argument \"a\\0b\" holds a NUL byte");
 }
 

@@ -1,6 +1,6 @@
 //! Starting the dataplane: EAL, ports, workers; and the [`Handle`] by which control speaks to them.
 //!
-//! *Life-cycle*: [`start`] once per process (EAL allows no second time); [`Handle::stop`] ends the workers, closes the
+//! *Life-cycle*: [`gateway`] once per process (EAL allows no second time); [`Handle::stop`] ends the workers, closes the
 //! ports and returns all memory.
 
 use std::sync::Arc;
@@ -8,7 +8,17 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::command::{Command, Message};
+#[cfg(feature = "dpdk")]
+use super::policy::Policy;
 use super::stats::WorkerStats;
+#[cfg(feature = "dpdk")]
+use crate::{
+    forward::route::Fib,
+    path::{Interface, Path, PathSetup},
+    steer::{Steer, mesh},
+    time::Nanos,
+    worker::{Worker, WorkerSetup},
+};
 
 /// Which memory packets and tables live in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,6 +211,44 @@ pub fn start<L: crate::dpdk::WorkerLoop>(
     })
 }
 
+/// Starts the gateway: [`start`] with workers that judge by `policy` and route by `fib` from their first packet on.
+///
+/// # Errors
+/// Whatever does not start.
+#[cfg(feature = "dpdk")]
+pub fn gateway(config: &LaunchConfig, policy: &Arc<Policy>, fib: &Arc<Fib>) -> Result<Handle, LaunchError> {
+    let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    let mut rings = mesh(config.workers.len()).into_iter();
+    start(config, |seat| {
+        // Invariant: one set of rings per worker was made above.
+        let (parcels, notes) = rings.next().unwrap_or_else(|| mesh(1).remove(0));
+        let number = |n: usize| u16::try_from(n).unwrap_or(0);
+        let interfaces = config.interfaces.iter().zip(&seat.ports);
+        let path = Path::new(
+            PathSetup {
+                steer: Steer::new(number(seat.index), number(seat.workers)),
+                notes,
+                interfaces: interfaces.map(|(i, p)| Interface { mac: p.mac, mtu: i.mtu, vlan: i.vlan }).collect(),
+                stats: seat.stats,
+                conntrack_max: config.conntrack_max.div_ceil(seat.workers),
+                seeds: [random(), random(), random(), random()],
+                policy: Arc::clone(policy),
+                fib: Arc::clone(fib),
+            },
+            Nanos(0),
+        );
+        let setup = WorkerSetup {
+            index: seat.index,
+            burst: config.burst,
+            rss: seat.ports.iter().map(|p| p.rss).collect(),
+            parcels,
+            commands: seat.commands,
+            messages: seat.messages,
+        };
+        Worker::new(setup, path, seat.io, Nanos(0))
+    })
+}
+
 #[cfg(feature = "dpdk")]
 impl Handle {
     /// Carrier and speed of interface `interface`'s wire; down where there is no such interface.
@@ -316,9 +364,7 @@ pub enum LaunchError {
         source: DpdkError,
     },
     /// No port came of a device.
-    #[error(
-        "interface {interface}: DPDK found no port at device {device:?}, or its driver refused it (see its log)"
-    )]
+    #[error("interface {interface}: DPDK found no port at device {device:?}, or its driver refused it (see its log)")]
     UnknownDevice {
         /// Which interface.
         interface: String,

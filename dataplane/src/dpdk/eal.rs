@@ -96,8 +96,7 @@ impl Memory {
     /// # Errors
     /// Huge pages are required, and there are not enough.
     pub fn choose(config: &LaunchConfig) -> Result<(Self, Option<String>), LaunchError> {
-        let ordinary =
-            Self { huge: false, megabytes: megabytes_needed(config, false), reserved: Reserved::default() };
+        let ordinary = Self { huge: false, megabytes: megabytes_needed(config, false), reserved: Reserved::default() };
         if config.hugepages == HugePages::Off {
             return Ok((ordinary, None));
         }
@@ -146,8 +145,7 @@ impl Drop for Reserved {
         let _turn = self.turn.take().or_else(turn);
         if let Some(now) = read_pages("nr_hugepages") {
             // A failure leaves memory reserved that the next start finds free: nothing to report to anyone.
-            let _ =
-                fs::write(Path::new(HUGE).join("nr_hugepages"), now.saturating_sub(self.pages).to_string());
+            let _ = fs::write(Path::new(HUGE).join("nr_hugepages"), now.saturating_sub(self.pages).to_string());
         }
     }
 }

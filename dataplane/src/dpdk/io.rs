@@ -97,8 +97,7 @@ impl Io for DpdkIo {
     fn alloc(&mut self) -> Option<Mbuf> {
         let mut one = MaybeUninit::<Mbuf>::uninit();
         // SAFETY: the pool is live (`self.pool`), and `one` is room for one frame, which `Mbuf` is.
-        let ret =
-            unsafe { sys::shim_alloc(self.pool.as_ptr(), one.as_mut_ptr().cast::<sys::shim_frame>(), 1) };
+        let ret = unsafe { sys::shim_alloc(self.pool.as_ptr(), one.as_mut_ptr().cast::<sys::shim_frame>(), 1) };
         // SAFETY: shim_alloc returned 0, so it has written a frame, whose mbuf nobody else owns.
         (ret == 0).then(|| unsafe { one.assume_init() })
     }

@@ -7,9 +7,11 @@ use std::{hint, thread};
 
 use dpdk_sys as sys;
 
+use super::io::DpdkIo;
 use super::{check, last_error};
 use crate::api::launch::LaunchError;
 use crate::time::{Clock, Nanos};
+use crate::worker::Worker;
 
 /// What a worker thread drives: implemented by the worker.
 pub trait WorkerLoop: Send + 'static {
@@ -36,11 +38,7 @@ impl Lcore {
         let number = u32::try_from(cpu).unwrap_or(u32::MAX);
         // SAFETY: shim_pin takes any number (it refuses those that no CPU set holds) and concerns this thread alone.
         let ret = unsafe { sys::shim_pin(number) };
-        check("rte_thread_set_affinity", ret).map_err(|source| LaunchError::Thread {
-            worker,
-            cpu,
-            source,
-        })?;
+        check("rte_thread_set_affinity", ret).map_err(|source| LaunchError::Thread { worker, cpu, source })?;
         Ok(lcore)
     }
 }
@@ -49,6 +47,16 @@ impl Drop for Lcore {
     fn drop(&mut self) {
         // SAFETY: this thread was registered by `register`, and `Lcore` does not leave its thread.
         unsafe { sys::rte_thread_unregister() };
+    }
+}
+
+impl WorkerLoop for Worker<DpdkIo> {
+    fn step(&mut self, now: Nanos) -> bool {
+        Self::step(self, now)
+    }
+
+    fn stopping(&self) -> bool {
+        Self::stopping(self)
     }
 }
 

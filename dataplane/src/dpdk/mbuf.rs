@@ -117,9 +117,6 @@ impl Drop for Mbuf {
 
 impl std::fmt::Debug for Mbuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mbuf")
-            .field("len", &self.0.len)
-            .field("chained", &self.is_chained())
-            .finish_non_exhaustive()
+        f.debug_struct("Mbuf").field("len", &self.0.len).field("chained", &self.is_chained()).finish_non_exhaustive()
     }
 }

@@ -34,8 +34,7 @@ impl Pool {
     pub(super) fn new(eal: Eal, mbufs: u32, room: u16) -> Result<Self, LaunchError> {
         // SAFETY: the EAL is initialised (`eal` proves it); the name is NUL-terminated and of fewer than 26 bytes; the cache
         // is at most RTE_MEMPOOL_CACHE_MAX_SIZE (512) and, with at least `MIN_MBUFS`, below n / 1.5; no private area.
-        let raw =
-            unsafe { sys::rte_pktmbuf_pool_create(c"sluice".as_ptr(), mbufs, CACHE, 0, room, ANY_NODE) };
+        let raw = unsafe { sys::rte_pktmbuf_pool_create(c"sluice".as_ptr(), mbufs, CACHE, 0, room, ANY_NODE) };
         match NonNull::new(raw) {
             Some(raw) => Ok(Self { raw, eal }),
             None => Err(LaunchError::Pool { mbufs, source: last_error("rte_pktmbuf_pool_create") }),

@@ -98,9 +98,7 @@ impl Port {
         }
         let descriptors = setup.descriptors;
         // SAFETY: the port is configured for so many queues and stopped; the pool is live and outlives the port.
-        let ret = unsafe {
-            sys::shim_port_queues(id, rx_queues, tx_queues, descriptors, descriptors, pool.as_ptr())
-        };
+        let ret = unsafe { sys::shim_port_queues(id, rx_queues, tx_queues, descriptors, descriptors, pool.as_ptr()) };
         check("rte_eth_rx_queue_setup or rte_eth_tx_queue_setup", ret)?;
         // SAFETY: takes any port id and number; needs a configured port, which this is.
         let ret = unsafe { sys::rte_eth_dev_set_mtu(id, setup.mtu) };
@@ -128,8 +126,7 @@ impl Port {
 
     fn configure(&self, setup: &Setup<'_>, rss: bool) -> Result<(), DpdkError> {
         // SAFETY: takes any port id and numbers; the port is stopped.
-        let ret =
-            unsafe { sys::shim_port_configure(self.id, self.rx_queues, self.tx_queues, setup.mtu, rss) };
+        let ret = unsafe { sys::shim_port_configure(self.id, self.rx_queues, self.tx_queues, setup.mtu, rss) };
         check("rte_eth_dev_configure", ret).map(drop)
     }
 

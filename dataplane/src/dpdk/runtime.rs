@@ -69,9 +69,7 @@ impl Started {
             let (wire, twin, mac) = open(config, count, index, interface, &pool)?;
             for port in [Some(&wire), twin.as_ref()].into_iter().flatten() {
                 let driver = port.driver();
-                self.notes.extend(
-                    port.notes().iter().map(|n| format!("interface {} ({driver}): {n}", interface.name)),
-                );
+                self.notes.extend(port.notes().iter().map(|n| format!("interface {} ({driver}): {n}", interface.name)));
             }
             self.ports.push(PortInfo { driver: wire.driver().to_owned(), mac, rss: wire.rss() });
             self.runtime.ports.push((wire, twin));
@@ -116,8 +114,7 @@ impl Runtime {
 
     /// Each worker's queue pairs.
     fn queues(&self, workers: u16, pool: &Arc<Pool>) -> Vec<DpdkIo> {
-        let all: Vec<Option<&Port>> =
-            self.ports.iter().flat_map(|(wire, twin)| [Some(wire), twin.as_ref()]).collect();
+        let all: Vec<Option<&Port>> = self.ports.iter().flat_map(|(wire, twin)| [Some(wire), twin.as_ref()]).collect();
         // Where there are fewer transmit queues than workers, each queue has a lock.
         let locks: Vec<Vec<Arc<SpinLock>>> = all
             .iter()
@@ -170,12 +167,11 @@ impl Runtime {
                 drop(work);
                 drop(lcore);
             };
-            let handle =
-                thread::Builder::new().name(format!("sluice-w{worker}")).spawn(body).map_err(|e| {
-                    let errno = e.raw_os_error().unwrap_or(0);
-                    let source = DpdkError { call: "pthread_create", errno, text: e.to_string() };
-                    LaunchError::Thread { worker, cpu, source }
-                })?;
+            let handle = thread::Builder::new().name(format!("sluice-w{worker}")).spawn(body).map_err(|e| {
+                let errno = e.raw_os_error().unwrap_or(0);
+                let source = DpdkError { call: "pthread_create", errno, text: e.to_string() };
+                LaunchError::Thread { worker, cpu, source }
+            })?;
             self.workers.push(Thread { commands, handle });
         }
         drop(ready);
@@ -265,9 +261,7 @@ fn open(
         pool,
     )
     .map_err(|e| match e {
-        OpenError::Unknown => {
-            LaunchError::UnknownDevice { interface: name.clone(), device: interface.device.clone() }
-        }
+        OpenError::Unknown => LaunchError::UnknownDevice { interface: name.clone(), device: interface.device.clone() },
         OpenError::NoQueue(kind) => LaunchError::NoQueue { interface: name.clone(), kind },
         OpenError::Mtu(most) => LaunchError::Mtu { interface: name.clone(), mtu: interface.mtu, most },
         OpenError::Dpdk(source) => LaunchError::Port { interface: name.clone(), source },
