@@ -1,1 +1,3 @@
 //! The process around the dataplane.
+
+pub mod config;
