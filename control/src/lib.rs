@@ -5,9 +5,10 @@
 //! and answers Prometheus ([`metrics`]) and `sluicectl` ([`api`]). The dataplane is reached through `dataplane::api`
 //! only; no packet is seen here.
 //!
-//! `client` is the other end of the socket: `sluicectl`, which links no DPDK.
+//! [`client`] is the other end of the socket: `sluicectl`, which links no DPDK.
 
 pub mod api;
+pub mod client;
 pub mod config;
 pub mod cpu;
 pub mod gateway;
