@@ -11,6 +11,7 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod cpu;
+pub mod daemon;
 pub mod gateway;
 pub mod kernel;
 pub mod ledger;
