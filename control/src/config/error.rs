@@ -2,7 +2,10 @@
 //! what is accepted.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Most characters of a value that an error shows.
+const MAX_SHOWN: usize = 60;
 
 /// Most problems that one run reports; the rest is only counted.
 pub const MAX_PROBLEMS: usize = 100;
@@ -18,6 +21,13 @@ pub struct Problem {
     pub path: String,
     /// The value, what is wrong with it, and what is accepted.
     pub message: String,
+}
+
+impl Problem {
+    /// A problem of `file` as a whole.
+    pub(super) fn of_file(file: &Path, message: String) -> Self {
+        Self { file: file.to_owned(), position: None, path: String::new(), message }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -63,8 +73,34 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The error where a file as a whole is the problem.
-pub(super) fn whole_file(file: &std::path::Path, message: String) -> ConfigError {
-    let problem = Problem { file: file.to_owned(), position: None, path: String::new(), message };
-    ConfigError { problems: vec![problem], omitted: 0 }
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem], omitted: 0 }
+    }
+}
+
+/// A value as an error shows it: in quotes, shortened, nothing in it that a terminal would act on.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", shortened(text).replace('"', "\\\""))
+}
+
+/// At most the first [`MAX_SHOWN`] characters of `text`, control characters escaped.
+pub(super) fn shortened(text: &str) -> String {
+    let mut shown = visible(text.chars().take(MAX_SHOWN));
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// `text` with what does not print escaped.
+pub(super) fn visible(text: impl IntoIterator<Item = char>) -> String {
+    let mut shown = String::new();
+    for c in text {
+        match c {
+            '\'' | '"' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }

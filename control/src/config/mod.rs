@@ -5,9 +5,10 @@
 //! that is not known, or not built yet, is an error.
 //!
 //! *Life-cycle*: [`load`] once at start and again for each `check`, `diff` and `reload`; the result is plain data.
-//! *Threads*: the control thread. *Limits*: hostile input costs bounded time and memory.
+//! *Threads*: the control thread. *Limits*: in `node` and `address`; hostile input costs bounded time and memory.
 //! *Sources*: docs/DESIGN.md section 5 is the contract; configs/gateway.yaml shows every key.
 
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +17,18 @@ use dataplane::api::launch::LaunchConfig;
 use dataplane::api::policy::{AddrSet, PolicySpec, ZoneId};
 use ipnet::IpNet;
 
+use node::Node;
+use reader::Reader;
+
 pub use error::{ConfigError, Problem};
 
+mod address;
 mod error;
+mod names;
+mod node;
+mod reader;
+mod schema;
+mod validate;
 
 /// A configuration that holds what it promises.
 #[derive(Clone, Debug)]
@@ -94,7 +104,14 @@ pub struct ControlConfig {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| error::whole_file(path, e.to_string()))?;
+    let mut bytes = Vec::new();
+    let limit = node::MAX_BYTES as u64 + 1;
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(|e| Problem::of_file(path, format!("cannot be read: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Problem::of_file(path, format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
+    })?;
     parse(&text, path)
 }
 
@@ -102,6 +119,10 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn parse(_text: &str, file: &Path) -> Result<Config, ConfigError> {
-    Err(error::whole_file(file, "reading configurations is not built yet".into()))
+pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+    let root = Node::parse(text, file)?;
+    let reader = Reader::new(file, &root);
+    let config = validate::document(&root, &reader);
+    reader.finish()?;
+    Ok(config)
 }
