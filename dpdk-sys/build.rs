@@ -17,6 +17,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_pktmbuf_pool_create",
     "rte_mempool_free",
     "rte_mempool_in_use_count",
+    "rte_dev_probe",
     "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_start",
     "rte_eth_dev_stop",

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include <rte_bitops.h>
-#include <rte_dev.h>
 #include <rte_ether.h>
 #include <rte_prefetch.h>
 #include <rte_thread.h>

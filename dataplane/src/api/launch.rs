@@ -316,23 +316,25 @@ pub enum LaunchError {
         source: DpdkError,
     },
     /// No port came of a device.
-    #[error(
-        "interface {interface}: DPDK found no port at device {device:?}, or its driver refused it (see its log)"
-    )]
-    UnknownDevice {
+    #[error("interface {interface}: no such device, or its driver refuses it: {device}: {source}")]
+    Device {
         /// Which interface.
         interface: String,
         /// As configured.
         device: String,
+        /// What DPDK said.
+        source: DpdkError,
     },
     /// The kernel made no TAP.
     #[error(
-        "interface {interface}: the kernel made no TAP of this name: /dev/net/tun and CAP_NET_ADMIN are needed, and no \
-         other interface may have the name"
+        "interface {interface}: the kernel made no TAP of this name ({source}): /dev/net/tun and CAP_NET_ADMIN are \
+         needed, and no other interface may have the name"
     )]
     Twin {
         /// Which interface.
         interface: String,
+        /// What DPDK said.
+        source: DpdkError,
     },
     /// A device without queues.
     #[error("interface {interface}: the device has no {kind} queue")]
