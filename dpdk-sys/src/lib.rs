@@ -2,6 +2,7 @@
 //!
 //! `build.rs` lists every name. What DPDK defines inline, and every structure whose layout differs between releases,
 //! is behind a `shim_*` function of `shim/shim.c`, documented in `shim/shim.h`.
+//! `scripts/check-dpdk-headers` compiles all of it against another release's headers.
 #![allow(
     non_camel_case_types,
     non_snake_case,

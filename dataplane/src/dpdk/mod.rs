@@ -2,17 +2,17 @@
 //!
 //! The only place of this crate with `unsafe`. All that leaves it is safe to use in any order: a queue pair exists once
 //! and belongs to one worker, an [`mbuf::Mbuf`] is freed once, and memory outlives what points into it (see
-//! [`mempool`]).
+//! `mempool`).
 //!
-//! *Life-cycle*: [`runtime::Runtime`] owns everything, `crate::api::launch` starts and stops it.
+//! *Life-cycle*: `runtime::Runtime` owns everything, `crate::api::launch` starts and stops it.
 
-pub mod eal;
+pub(crate) mod eal;
 mod io;
 mod lcore;
 pub mod mbuf;
-pub mod mempool;
-pub mod port;
-pub mod runtime;
+pub(crate) mod mempool;
+mod port;
+pub(crate) mod runtime;
 
 pub use io::DpdkIo;
 pub use lcore::WorkerLoop;
