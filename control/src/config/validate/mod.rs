@@ -76,7 +76,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     let metrics_listen = document.metrics.and_then(|node| metrics(node, reader));
     let control = control(document.control, reader);
     Config {
-        launch: launch,
+        launch,
         policy: PolicySpec {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
