@@ -1,4 +1,4 @@
-"""Servers of the lab, on IPv4 and IPv6 alike: `http PORT DIRECTORY`, `tcp PORT` (greets and closes), `udp PORT` (echo).
+"""Servers of the lab, on IPv4 and IPv6 alike: `http PORT DIRECTORY`, `tcp PORT` (greets, then takes in what it is sent), `udp PORT` (echo).
 
 Each prints `ready`, then one line per request with the peer's address as the server sees it.
 """
@@ -43,8 +43,12 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 class Greet(socketserver.BaseRequestHandler):
     def handle(self):
-        print(peer(self.client_address), self.client_address[1], "connected")
         self.request.sendall(b"hello %s\n" % peer(self.client_address).encode())
+        self.request.shutdown(socket.SHUT_WR)
+        received = 0
+        while data := self.request.recv(65536):
+            received += len(data)
+        print(peer(self.client_address), self.client_address[1], "sent", received, "bytes")
 
 
 def echo(port):

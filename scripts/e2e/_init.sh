@@ -20,10 +20,10 @@ if [[ -z ${SLUICE_E2E_TIMED:-} ]]; then
     [[ $(id -u) == 0 ]] || die "end-to-end scenarios need root"
     SLUICE_E2E_TIMED=1 timeout --kill-after=20 "${E2E_TIMEOUT:-60}" bash "$0" && code=0 || code=$?
     ((code != 124)) || say "$SCENARIO: not done after ${E2E_TIMEOUT:-60} s"
-    exit $code
+    exit "$code"
 fi
 
-LAB=sl$$
+export LAB=sl$$
 LAB_DIR=$(mktemp -d "${TMPDIR:-/tmp}/sluice-$SCENARIO.XXXXXX")
 SOCKET=$LAB_DIR/sluice.sock
 CONFIG=$LAB_DIR/sluice.yaml
@@ -80,7 +80,8 @@ start_lab() {
 
 start_sluiced() {
     launch_sluiced
-    wait_for 30 answered_or_gone && sluiced_runs || fail "sluiced did not start"
+    wait_for 30 answered_or_gone || fail "sluiced did not answer within 30 s"
+    sluiced_runs || fail "sluiced did not start"
 }
 
 answered_or_gone() { ! sluiced_runs || ctl status; }
