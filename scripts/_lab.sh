@@ -19,8 +19,7 @@ make_ns() {
         echo "$LAB-$ns" >>"$LAB_DIR/namespaces"
         in_ns "$ns" sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 \
             net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
-            net.ipv6.conf.default.dad_transmits=0 net.ipv6.conf.default.router_solicitations=0 \
-            net.ipv4.ping_group_range='0 2147483647'
+            net.ipv6.conf.default.dad_transmits=0 net.ipv6.conf.default.router_solicitations=0
         ip -n "$LAB-$ns" link set lo up
     done
 }
