@@ -14,6 +14,7 @@ LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/check
 PASSED=0
 FAILED=0
 SKIPPED=0
+export CARGO_TERM_COLOR=never
 
 main() {
     local jobs=("$@") job
@@ -40,7 +41,7 @@ main() {
     ((FAILED == 0))
 }
 
-job_fmt() { check fmt cargo fmt --all --check; }
+job_fmt() { check fmt cargo fmt --all --check -- --color never; }
 job_clippy() {
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     # Without DPDK too: the pure half must not lean on it.
