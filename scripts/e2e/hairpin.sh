@@ -30,8 +30,8 @@ ip -n "$LAB-sw" link set br0 up
 ip -n "$LAB-sw" link set eth0 master br0
 for host in a:2 b:3; do
     ns=${host%:*}
-    ip -n "$LAB-sw" link add "$ns" type veth peer name eth0 netns "$LAB-$ns"
-    ip -n "$LAB-sw" link set "$ns" master br0 up
+    ip -n "$LAB-sw" link add name "to-$ns" type veth peer name eth0 netns "$LAB-$ns"
+    ip -n "$LAB-sw" link set "to-$ns" master br0 up
     # The frames of a veth carry no finished checksum, and the tap's end has nobody to finish it.
     in_ns "$ns" ethtool -K eth0 tx off tso off gso off gro off >/dev/null
     ip -n "$LAB-$ns" address add "10.10.0.${host#*:}/24" dev eth0
