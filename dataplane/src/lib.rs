@@ -31,3 +31,6 @@ pub mod prefetch;
 pub mod time;
 
 pub mod api;
+#[cfg(feature = "dpdk")]
+#[allow(unsafe_code, reason = "the one door to DPDK")]
+pub mod dpdk;

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 pub use crate::conntrack::timeouts::Timeouts;
 pub use crate::filter::Policy;
 pub use crate::filter::addrset::AddrSet;
-use crate::packet::CtState;
+pub use crate::packet::CtState;
 
 /// Most zones, `local` among them.
 pub const MAX_ZONES: usize = 64;

@@ -1,0 +1,236 @@
+//! What Prometheus scrapes: the workers' counters, added up when asked and not before.
+//!
+//! Every label value that can be is there from the start with zero, so that alerts never wait for a first event.
+//! *Threads*: control's tokio thread, reading counters that the workers write. *Limits*: labels are interfaces, workers,
+//! rules and fixed words: never an address of a packet. Translated ports by address are not told apart yet: leases are
+//! counted by protocol.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use dataplane::api::DropReason;
+use dataplane::api::policy::CtState;
+use dataplane::api::stats::{
+    BURST_BOUNDS_NS, Counter, CtEvent, HandoverCause, IcmpErrorKind, PortCounters, WorkerStats,
+};
+use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use crate::gateway::{Gateway, VERSION};
+
+/// The media type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// All metrics in Prometheus's text format.
+///
+/// # Errors
+/// Where the encoder refuses a family, which none gives reason to.
+pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
+    let mut f = Families::default();
+    traffic(&mut f, gateway);
+    tracking(&mut f, gateway);
+    policy(&mut f, gateway);
+    process(&mut f, gateway);
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&f.0, &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn traffic(f: &mut Families, g: &Gateway) {
+    let config = g.config();
+    let wire = |i: usize, of: fn(&PortCounters) -> &Counter| {
+        sum(g, |s| s.ports.get(2 * i).map_or(0, |p| of(p).value()))
+    };
+    let mut packets = f.counter("sluice_packets_total", "Frames received from and sent to the wire.");
+    for (i, interface) in config.interfaces.iter().enumerate() {
+        packets.add(&[("interface", &interface.name), ("direction", "rx")], wire(i, |p| &p.rx_packets));
+        packets.add(&[("interface", &interface.name), ("direction", "tx")], wire(i, |p| &p.tx_packets));
+    }
+    let mut bytes = f.counter("sluice_bytes_total", "Bytes of those frames, Ethernet header included.");
+    for (i, interface) in config.interfaces.iter().enumerate() {
+        bytes.add(&[("interface", &interface.name), ("direction", "rx")], wire(i, |p| &p.rx_bytes));
+        bytes.add(&[("interface", &interface.name), ("direction", "tx")], wire(i, |p| &p.tx_bytes));
+    }
+    let mut drops = f.counter("sluice_dropped_packets_total", "Packets dropped, by reason (docs/DROPS.md).");
+    for (i, reason) in DropReason::ALL.iter().enumerate() {
+        drops.add(&[("reason", reason.label())], sum(g, |s| s.drops[i].value()));
+    }
+    let mut errors = f.counter(
+        "sluice_icmp_errors_total",
+        "ICMP errors that the gateway made, or suppressed by rate limit.",
+    );
+    for (i, kind) in IcmpErrorKind::ALL.iter().enumerate() {
+        errors.add(&[("kind", kind.label())], sum(g, |s| s.icmp_errors[i].value()));
+    }
+    let mut up = f.gauge("sluice_interface_up", "Whether the interface has a carrier.");
+    for (i, interface) in config.interfaces.iter().enumerate() {
+        up.add(&[("interface", &interface.name)], u64::from(g.interface_up(i)));
+    }
+    let mut handover =
+        f.counter("sluice_handover_packets_total", "Packets given to another worker, by cause.");
+    for (i, cause) in HandoverCause::ALL.iter().enumerate() {
+        handover.add(&[("cause", cause.label())], sum(g, |s| s.handovers[i].value()));
+    }
+    let mut rss = f.counter(
+        "sluice_rss_mismatches_total",
+        "Port queues found to hash otherwise than asked, steered in software since.",
+    );
+    rss.add(&[], sum(g, |s| s.rss_mismatches.value()));
+}
+
+fn tracking(f: &mut Families, g: &Gateway) {
+    let mut entries = f.gauge("sluice_conntrack_entries", "Connections in the worker's table.");
+    for (name, s) in named_workers(g) {
+        entries.add(&[("worker", &name)], s.conntrack_entries.value());
+    }
+    let limit = g.workers.limit_per_worker().saturating_mul(g.workers.len());
+    f.gauge("sluice_conntrack_limit", "Most connections, all workers together.").add(&[], limit as u64);
+    let mut events = f.counter("sluice_conntrack_events_total", "What happened to connections.");
+    for (i, event) in CtEvent::ALL.iter().enumerate() {
+        events.add(&[("event", event.label())], sum(g, |s| s.ct_events[i].value()));
+    }
+    let mut classified =
+        f.counter("sluice_classified_packets_total", "Packets by connection tracking class and direction.");
+    for (i, state) in CtState::ALL.iter().enumerate() {
+        for (d, direction) in ["original", "reply"].into_iter().enumerate() {
+            let n = sum(g, |s| s.classified[i][d].value());
+            classified.add(&[("state", state.label()), ("direction", direction)], n);
+        }
+    }
+    let mut signposts =
+        f.gauge("sluice_signposts", "Signposts to flows of other workers in the worker's table.");
+    for (name, s) in named_workers(g) {
+        signposts.add(&[("worker", &name)], s.signposts.value());
+    }
+    let mut leases =
+        f.gauge("sluice_nat_leases", "Translated source ports and identifiers in use, by protocol.");
+    for (i, proto) in ["tcp", "udp", "icmp", "other"].into_iter().enumerate() {
+        leases.add(&[("proto", proto)], sum(g, |s| s.nat_leases.leases[i].value()));
+    }
+    let mut failures = f.counter(
+        "sluice_nat_failures_total",
+        "Connections refused because no translated source port was free.",
+    );
+    failures.add(&[], sum(g, |s| s.nat_failures.value()));
+}
+
+fn policy(f: &mut Families, g: &Gateway) {
+    let totals = g.ledger.lock().totals();
+    let mut packets = f.counter(
+        "sluice_rule_packets_total",
+        "Packets that the rule decided on, carried over reloads by name.",
+    );
+    for (rule, total) in &totals {
+        packets.add(&[("rule", rule)], total.packets);
+    }
+    let mut bytes = f.counter("sluice_rule_bytes_total", "Bytes of those packets.");
+    for (rule, total) in &totals {
+        bytes.add(&[("rule", rule)], total.bytes);
+    }
+    let mut reloads = f.counter("sluice_reloads_total", "Reloads asked for, by result.");
+    for (i, result) in ["success", "failure"].into_iter().enumerate() {
+        reloads.add(&[("result", result)], g.reloads[i].load(Relaxed));
+    }
+    let mut generation = f
+        .gauge("sluice_policy_generation", "Number of the policy in force; each successful reload adds one.");
+    generation.add(&[], g.publisher.generation());
+}
+
+fn process(f: &mut Families, g: &Gateway) {
+    // Without a known frequency a cycle counts as a nanosecond: the ratio of busy to idle, which matters, is the same.
+    let per_ns = g.tsc_hz.unwrap_or(1e9) / 1e9;
+    let help =
+        "Time stamp counter ticks that the worker spent moving packets (busy) and finding none (idle).";
+    let mut cycles = f.counter("sluice_worker_cycles_total", help);
+    for (name, s) in named_workers(g) {
+        for (kind, ns) in [("busy", &s.busy_ns), ("idle", &s.idle_ns)] {
+            cycles.add_float(&[("worker", &name), ("kind", kind)], (ns.value() as f64 * per_ns).round());
+        }
+    }
+    let mut histogram = proto::Histogram::default();
+    let (mut below, mut buckets) = (0, Vec::new());
+    for (i, bound) in BURST_BOUNDS_NS.iter().enumerate() {
+        below += sum(g, |s| s.burst.buckets[i].value());
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(*bound as f64 / 1e9);
+        bucket.set_cumulative_count(below);
+        buckets.push(bucket);
+    }
+    histogram.set_sample_count(below + sum(g, |s| s.burst.buckets[BURST_BOUNDS_NS.len()].value()));
+    histogram.set_sample_sum(sum(g, |s| s.burst.sum_ns.value()) as f64 / 1e9);
+    histogram.set_bucket(buckets);
+    f.histogram("sluice_burst_seconds", "Time from a burst's arrival to its departure.", histogram);
+    let mut build = f.gauge("sluice_build_info", "Always 1; the labels say what runs.");
+    build.add(&[("version", VERSION), ("dpdk", &g.dpdk_version)], 1);
+    let mut uptime = f.gauge("sluice_uptime_seconds", "Time since the gateway was ready.");
+    uptime.add_float(&[], g.started.elapsed().as_secs_f64());
+}
+
+fn sum(g: &Gateway, of: impl Fn(&WorkerStats) -> u64) -> u64 {
+    g.workers.stats().map(of).fold(0, u64::wrapping_add)
+}
+
+fn named_workers(g: &Gateway) -> impl Iterator<Item = (String, &WorkerStats)> {
+    g.workers.stats().enumerate().map(|(i, s)| (i.to_string(), s))
+}
+
+/// Families under construction.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+/// One family under construction.
+struct Family<'a> {
+    metrics: &'a mut Vec<Metric>,
+    counter: bool,
+}
+
+impl Families {
+    fn counter(&mut self, name: &str, help: &str) -> Family<'_> {
+        Family { metrics: self.begin(name, help, MetricType::COUNTER), counter: true }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Family<'_> {
+        Family { metrics: self.begin(name, help, MetricType::GAUGE), counter: false }
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, h: proto::Histogram) {
+        let mut metric = Metric::default();
+        metric.set_histogram(h);
+        self.begin(name, help, MetricType::HISTOGRAM).push(metric);
+    }
+
+    fn begin(&mut self, name: &str, help: &str, kind: MetricType) -> &mut Vec<Metric> {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        self.0.push(family);
+        let last = self.0.len() - 1;
+        self.0[last].mut_metric()
+    }
+}
+
+impl Family<'_> {
+    fn add(&mut self, labels: &[(&str, &str)], value: u64) {
+        self.add_float(labels, value as f64);
+    }
+
+    fn add_float(&mut self, labels: &[(&str, &str)], value: f64) {
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        let mut metric = Metric::from_label(pairs.collect());
+        if self.counter {
+            let mut c = proto::Counter::default();
+            c.set_value(value);
+            metric.set_counter(c);
+        } else {
+            let mut g = proto::Gauge::default();
+            g.set_value(value);
+            metric.set_gauge(g);
+        }
+        self.metrics.push(metric);
+    }
+}
