@@ -1,4 +1,13 @@
 //! One packet in flight: where its headers are and what the stages have found out.
+//!
+//! [`Packet`] is filled left to right: `parse` sets the offsets, tracking the class, direction and connection. The
+//! bytes stay in the buffer; offsets are from its first byte.
+
+use crate::conntrack::ConnId;
+use crate::conntrack::tuple::{Direction, Tuple};
+use crate::drop::DropReason;
+use crate::io::PortIdx;
+use crate::parse::{Fragment, IpHeader};
 
 /// Connection tracking's class of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,8 +30,7 @@ pub const CT_STATES: usize = 5;
 
 impl CtState {
     /// All classes.
-    pub const ALL: [Self; CT_STATES] =
-        [Self::New, Self::Established, Self::Related, Self::Invalid, Self::Untracked];
+    pub const ALL: [Self; CT_STATES] = [Self::New, Self::Established, Self::Related, Self::Invalid, Self::Untracked];
 
     /// Its name in rules, metrics and explanations.
     pub const fn label(self) -> &'static str {
@@ -33,5 +41,115 @@ impl CtState {
             Self::Invalid => "invalid",
             Self::Untracked => "untracked",
         }
+    }
+}
+
+/// What tracking looks at in a TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSegment {
+    /// Flag bits, CWR to FIN.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// Its tuple, as quoted.
+    pub tuple: Tuple,
+    /// Where its transport header begins, from the quoted network header's first byte.
+    pub l4: u16,
+}
+
+/// What the transport header is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L4 {
+    /// TCP; at least 20 bytes of header are there.
+    Tcp(TcpSegment),
+    /// UDP; 8 bytes of header are there.
+    Udp,
+    /// ICMP or ICMPv6 query or answer with an identifier; 8 bytes of header are there.
+    IcmpQuery,
+    /// ICMP or ICMPv6 error; `None` where what it quotes cannot be known.
+    IcmpError(Option<Quoted>),
+    /// Neighbour or router discovery, multicast listener messages: never tracked.
+    NeighbourDiscovery,
+    /// Any other protocol.
+    Other,
+    /// A fragment: its transport header, if it has one, counts only once the datagram is whole.
+    Fragment,
+    /// Broken in this way.
+    Invalid(DropReason),
+}
+
+/// One packet in flight.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// The port that it came in by.
+    pub in_port: PortIdx,
+    /// Offset of the network header.
+    pub l3: u16,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// Offset behind the packet's last byte; link padding lies beyond.
+    pub end: u16,
+    /// TTL or hop limit, as received.
+    pub ttl: u8,
+    /// Whether routers may not fragment it.
+    pub dont_fragment: bool,
+    /// Whether the frame was sent to a link-layer group address.
+    pub group: bool,
+    /// What the transport header is.
+    pub kind: L4,
+    /// Its identity as on the wire.
+    pub tuple: Tuple,
+    /// Set where it is a fragment.
+    pub fragment: Option<Fragment>,
+    /// Bytes of the IP packet; for a reassembled datagram, of the whole.
+    pub ip_len: u32,
+    /// Its class, once tracking has seen it.
+    pub state: CtState,
+    /// Its direction within the connection.
+    pub direction: Direction,
+    /// Its connection, where it is confirmed.
+    pub conn: Option<ConnId>,
+}
+
+impl Packet {
+    /// What `parse` knows. Frames are at most 64 KiB, so offsets fit.
+    #[expect(clippy::cast_possible_truncation, reason = "a frame is one buffer of at most 65,535 bytes")]
+    pub fn new(in_port: PortIdx, l3: usize, ip: &IpHeader, group: bool, kind: L4, sport: u16, dport: u16) -> Self {
+        Self {
+            in_port,
+            l3: l3 as u16,
+            l4: (l3 + ip.l4) as u16,
+            end: (l3 + ip.len) as u16,
+            ttl: ip.ttl,
+            dont_fragment: ip.dont_fragment,
+            group,
+            kind,
+            tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport },
+            fragment: ip.fragment,
+            ip_len: ip.len as u32,
+            state: CtState::Invalid,
+            direction: Direction::Original,
+            conn: None,
+        }
+    }
+
+    /// TCP flags, 0 for other protocols.
+    pub const fn tcp_flags(&self) -> u8 {
+        match self.kind {
+            L4::Tcp(s) => s.flags,
+            _ => 0,
+        }
+    }
+
+    /// Offsets of network header, transport header and end, as indices.
+    pub fn span(&self) -> (usize, usize, usize) {
+        (usize::from(self.l3), usize::from(self.l4), usize::from(self.end))
     }
 }

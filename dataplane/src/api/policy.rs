@@ -143,7 +143,7 @@ pub struct RawRuleSpec {
 }
 
 /// What a NAT rule translates.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatKind {
     /// Source becomes the egress interface's address.
     Masquerade,

@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::drop::{DROP_REASONS, DropReason};
-use crate::packet::{CT_STATES, CtState};
 use crate::conntrack::tuple::Direction;
+use crate::drop::{DROP_REASONS, DropReason};
 use crate::io::PortIdx;
+use crate::packet::{CT_STATES, CtState};
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]

@@ -210,6 +210,7 @@ fn pack_rest(t: &Tuple) -> u64 {
     u64::from(t.sport) << 24 | u64::from(t.dport) << 8 | u64::from(t.proto)
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "each field is cut out of its place")]
 const fn unpack_rest(src: IpAddr, dst: IpAddr, rest: u64) -> Tuple {
     Tuple { src, dst, proto: rest as u8, sport: (rest >> 24) as u16, dport: (rest >> 8) as u16 }
 }
@@ -221,12 +222,24 @@ mod tests {
     use super::*;
 
     pub fn tuples() -> impl Strategy<Value = Tuple> {
-        let v4 = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(|(s, d, proto, sport, dport)| {
-            Tuple { src: Ipv4Addr::from_bits(s).into(), dst: Ipv4Addr::from_bits(d).into(), proto, sport, dport }
-        });
-        let v6 = (any::<u128>(), any::<u128>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(|(s, d, proto, sport, dport)| {
-            Tuple { src: Ipv6Addr::from_bits(s).into(), dst: Ipv6Addr::from_bits(d).into(), proto, sport, dport }
-        });
+        let v4 = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(
+            |(s, d, proto, sport, dport)| Tuple {
+                src: Ipv4Addr::from_bits(s).into(),
+                dst: Ipv4Addr::from_bits(d).into(),
+                proto,
+                sport,
+                dport,
+            },
+        );
+        let v6 = (any::<u128>(), any::<u128>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(
+            |(s, d, proto, sport, dport)| Tuple {
+                src: Ipv6Addr::from_bits(s).into(),
+                dst: Ipv6Addr::from_bits(d).into(),
+                proto,
+                sport,
+                dport,
+            },
+        );
         prop_oneof![v4, v6]
     }
 
@@ -248,7 +261,13 @@ mod tests {
 
     #[test]
     fn echo_request_is_answered_by_echo_reply_with_the_same_id() {
-        let t = Tuple { src: Ipv4Addr::new(10, 0, 0, 1).into(), dst: Ipv4Addr::new(10, 0, 0, 2).into(), proto: proto::ICMP, sport: 77, dport: 8 << 8 };
+        let t = Tuple {
+            src: Ipv4Addr::new(10, 0, 0, 1).into(),
+            dst: Ipv4Addr::new(10, 0, 0, 2).into(),
+            proto: proto::ICMP,
+            sport: 77,
+            dport: 8 << 8,
+        };
         let r = t.inverse();
         assert_eq!((r.sport, r.icmp_type()), (77, 0));
     }

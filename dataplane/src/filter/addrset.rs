@@ -16,10 +16,7 @@ pub struct AddrSet {
 impl AddrSet {
     /// The set of all addresses in `prefixes` and in the inclusive `ranges`; a range whose ends are of different IP
     /// versions or in the wrong order holds nothing.
-    pub fn new(
-        prefixes: impl IntoIterator<Item = IpNet>,
-        ranges: impl IntoIterator<Item = (IpAddr, IpAddr)>,
-    ) -> Self {
+    pub fn new(prefixes: impl IntoIterator<Item = IpNet>, ranges: impl IntoIterator<Item = (IpAddr, IpAddr)>) -> Self {
         let mut set = Self::default();
         for p in prefixes {
             match p {
@@ -105,7 +102,8 @@ mod tests {
 
     #[test]
     fn the_whole_space_and_its_last_address() {
-        let all = AddrSet::new(["0.0.0.0/0".parse().expect("prefix"), "255.255.255.255/32".parse().expect("prefix")], []);
+        let all =
+            AddrSet::new(["0.0.0.0/0".parse().expect("prefix"), "255.255.255.255/32".parse().expect("prefix")], []);
         assert!(all.contains(Ipv4Addr::BROADCAST.into()) && all.contains(Ipv4Addr::UNSPECIFIED.into()));
         assert!(!all.contains(Ipv6Addr::LOCALHOST.into()));
     }

@@ -1,12 +1,37 @@
 //! The filter stage: judges a packet by the policy.
+//!
+//! [`Policy`] is the compiled, immutable snapshot of raw, NAT and filter rules; [`Query`] is what a packet shows them.
+//! *Threads*: read by all workers, written by none. *Limits*: rules are walked first to last, cheapest conditions first,
+//! so cost grows with their number; connections are judged once per direction and class, not per packet.
 
 pub mod addrset;
+mod matcher;
 
-use crate::api::policy::{PolicyError, PolicySpec};
+use self::matcher::Matcher;
+pub use self::matcher::Query;
+use crate::api::policy::{
+    Action, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec, RawAction, ZoneId,
+};
+use crate::io::PortIdx;
+
+/// What the filter says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Index of the rule that decided; the number of rules stands for the default.
+    pub rule: u32,
+    /// Whether it accepts.
+    pub accept: bool,
+    /// Whether the rule asks for a report.
+    pub log: bool,
+}
 
 /// The immutable, compiled policy.
 #[derive(Debug)]
 pub struct Policy {
+    raw: Vec<(Matcher, RawAction)>,
+    dnat: Vec<(Matcher, usize)>,
+    snat: Vec<(Matcher, usize)>,
+    rules: Vec<(Matcher, Action, bool)>,
     spec: PolicySpec,
 }
 
@@ -16,11 +41,98 @@ impl Policy {
     /// # Errors
     /// Where a rule names what does not exist or matches what its hook cannot know.
     pub fn compile(spec: PolicySpec) -> Result<Self, PolicyError> {
-        Ok(Self { spec })
+        if spec.zones.len() > MAX_ZONES {
+            return Err(PolicyError::TooManyZones { count: spec.zones.len() });
+        }
+        let count = spec.rules.len().max(spec.nat.len()).max(spec.raw.len());
+        if count > MAX_RULES {
+            return Err(PolicyError::TooManyRules { count });
+        }
+        let compile = |name: &str, m: &Match| {
+            let unknown = |what, index| PolicyError::UnknownIndex { rule: name.to_owned(), what, index };
+            for z in m.from.iter().chain(&m.to) {
+                if usize::from(z.0) >= spec.zones.len() {
+                    return Err(unknown("zone", usize::from(z.0)));
+                }
+            }
+            for &i in m.interface_in.iter().chain(&m.interface_out) {
+                if usize::from(i) >= spec.interface_zones.len() {
+                    return Err(unknown("interface", usize::from(i)));
+                }
+            }
+            Ok(Matcher::new(m))
+        };
+        let early = |name: &str, m: &Match, hook| {
+            let key = if !m.to.is_empty() {
+                "to"
+            } else if !m.interface_out.is_empty() {
+                "interface_out"
+            } else {
+                return Ok(());
+            };
+            Err(PolicyError::NotInThisHook { rule: name.to_owned(), key, hook })
+        };
+        let mut raw = Vec::with_capacity(spec.raw.len());
+        for r in &spec.raw {
+            early(&r.name, &r.matches, "raw")?;
+            if !r.matches.state.is_empty() {
+                return Err(PolicyError::NotInThisHook { rule: r.name.clone(), key: "state", hook: "raw" });
+            }
+            raw.push((compile(&r.name, &r.matches)?, r.action));
+        }
+        let (mut dnat, mut snat) = (Vec::new(), Vec::new());
+        for (i, r) in spec.nat.iter().enumerate() {
+            let m = compile(&r.name, &r.matches)?;
+            if matches!(r.kind, NatKind::Dnat { .. }) {
+                early(&r.name, &r.matches, "prerouting")?;
+                dnat.push((m, i));
+            } else {
+                snat.push((m, i));
+            }
+        }
+        let mut rules = Vec::with_capacity(spec.rules.len());
+        for r in &spec.rules {
+            rules.push((compile(&r.name, &r.matches)?, r.action, r.log));
+        }
+        Ok(Self { raw, dnat, snat, rules, spec })
     }
 
     /// What it was compiled from.
     pub fn spec(&self) -> &PolicySpec {
         &self.spec
+    }
+
+    /// The zone that packets from `port` come from: `local` for a TAP twin.
+    #[inline]
+    pub fn zone_of(&self, port: PortIdx) -> ZoneId {
+        if port.is_twin() {
+            return ZoneId::LOCAL;
+        }
+        // An interface without a zone is in none that a rule can name.
+        self.spec.interface_zones.get(usize::from(port.interface())).copied().unwrap_or(ZoneId(u8::MAX))
+    }
+
+    /// What the raw hook says; no rule means track.
+    pub fn raw(&self, q: &Query<'_>) -> RawAction {
+        self.raw.iter().find(|(m, _)| m.matches(q)).map_or(RawAction::Accept, |&(_, a)| a)
+    }
+
+    /// The destination translation of a new connection.
+    pub fn dnat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
+        self.dnat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
+    }
+
+    /// The source translation of a new connection.
+    pub fn snat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
+        self.snat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
+    }
+
+    /// The first rule that matches decides, else the default.
+    pub fn judge(&self, q: &Query<'_>) -> Verdict {
+        let found = self.rules.iter().position(|(m, _, _)| m.matches(q));
+        let (action, log) = found.map_or((self.spec.default, false), |i| (self.rules[i].1, self.rules[i].2));
+        // Invariant: `compile` bounds the number of rules.
+        let rule = u32::try_from(found.unwrap_or(self.rules.len())).unwrap_or(u32::MAX);
+        Verdict { rule, accept: action == Action::Accept, log }
     }
 }

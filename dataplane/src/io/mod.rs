@@ -17,7 +17,7 @@ pub const MAX_BURST: usize = 64;
 pub type Burst<B> = ArrayVec<B, MAX_BURST>;
 
 /// A queue pair of one port as a worker sees it: interface `i` has its wire at `2 * i` and its TAP twin at `2 * i + 1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortIdx(pub u16);
 
 impl PortIdx {

@@ -1,0 +1,160 @@
+//! One worker's connections of one IP version: entries in a slab, both tuples of each in an index.
+//!
+//! *Life-cycle*: index and address space for all entries are taken at start; memory of entries is touched as they are
+//! first used. *Threads*: the owner's worker alone. *Limits*: `capacity` entries; beyond it `insert` refuses.
+
+use super::conn::Conn;
+use super::index::Index;
+use super::tuple::{Direction, Key};
+use crate::prefetch::prefetch;
+
+/// Both tuples and the connection.
+#[derive(Debug)]
+pub struct Entry<K> {
+    /// Original and reply tuple.
+    pub keys: [K; 2],
+    /// The rest.
+    pub conn: Conn,
+    live: bool,
+    next_free: u32,
+}
+
+const _: () = assert!(size_of::<Entry<super::tuple::Key4>>() <= 176, "192 bytes with its share of the index");
+
+/// Why an entry was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// No entry, or no place in the index.
+    Full,
+    /// A tuple is taken.
+    Clash,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table<K> {
+    index: Index,
+    entries: Vec<Entry<K>>,
+    free: u32,
+    seed: ahash::RandomState,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl<K: Key> Table<K> {
+    /// An empty table for `capacity` connections.
+    pub fn new(capacity: usize, seed: ahash::RandomState) -> Self {
+        Self { index: Index::new(capacity * 2), entries: Vec::with_capacity(capacity), free: NONE, seed }
+    }
+
+    /// The keyed hash of `key`.
+    #[inline]
+    pub fn hash(&self, key: &K) -> u64 {
+        key.hash(&self.seed)
+    }
+
+    /// First pass of a lookup: bring the bucket closer.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Second pass: bring the likely entry closer.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        if let Some(value) = self.index.candidate(hash)
+            && let Some(entry) = self.entries.get((value >> 1) as usize)
+        {
+            prefetch(&entry.keys);
+            prefetch(&entry.conn);
+            prefetch(&entry.conn.link);
+        }
+    }
+
+    /// Last pass: the entry that has `key`, and in which direction.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &K) -> Option<(u32, Direction)> {
+        let value = self
+            .index
+            .find(hash, |v| self.entries.get((v >> 1) as usize).is_some_and(|e| e.keys[(v & 1) as usize] == *key))?;
+        Some((value >> 1, if value & 1 == 0 { Direction::Original } else { Direction::Reply }))
+    }
+
+    /// Adds a connection.
+    ///
+    /// # Errors
+    /// [`InsertError`], and nothing changed.
+    pub fn insert(&mut self, keys: [K; 2], conn: Conn) -> Result<u32, InsertError> {
+        let hashes = keys.map(|k| self.hash(&k));
+        if (0..2).any(|d| self.find(hashes[d], &keys[d]).is_some()) {
+            return Err(InsertError::Clash);
+        }
+        let slot = if self.free != NONE {
+            self.free
+        } else if self.entries.len() < self.entries.capacity() {
+            u32::try_from(self.entries.len()).map_err(|_| InsertError::Full)?
+        } else {
+            return Err(InsertError::Full);
+        };
+        self.index.insert(hashes[0], slot << 1).map_err(|_| InsertError::Full)?;
+        if self.index.insert(hashes[1], slot << 1 | 1).is_err() {
+            self.index.remove(hashes[0], slot << 1);
+            return Err(InsertError::Full);
+        }
+        let entry = Entry { keys, conn, live: true, next_free: NONE };
+        match self.entries.get_mut(slot as usize) {
+            Some(e) => {
+                self.free = e.next_free;
+                *e = entry;
+            }
+            None => self.entries.push(entry), // within the capacity taken at start
+        }
+        Ok(slot)
+    }
+
+    /// Makes an entry unfindable; it stays until [`Table::free`].
+    pub fn unlink(&mut self, slot: u32) {
+        let Some(keys) = self.entries.get(slot as usize).map(|e| e.keys) else { return };
+        let hashes = keys.map(|k| self.hash(&k));
+        self.index.remove(hashes[0], slot << 1);
+        self.index.remove(hashes[1], slot << 1 | 1);
+    }
+
+    /// Gives the entry of an unlinked connection back.
+    pub fn free(&mut self, slot: u32) {
+        if let Some(e) = self.entries.get_mut(slot as usize) {
+            debug_assert!(e.live, "freed twice");
+            e.live = false;
+            e.next_free = self.free;
+            self.free = slot;
+        }
+    }
+
+    /// The entry in `slot`; slots come from [`Table::insert`] and [`Table::find`].
+    #[inline]
+    pub fn entry(&self, slot: u32) -> &Entry<K> {
+        &self.entries[slot as usize]
+    }
+
+    /// The same, to write.
+    #[inline]
+    pub fn entry_mut(&mut self, slot: u32) -> &mut Entry<K> {
+        &mut self.entries[slot as usize]
+    }
+
+    /// How many slots were ever used: what a dump walks.
+    pub fn slots(&self) -> u32 {
+        // Invariant: `insert` refuses slots beyond u32.
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether `slot` holds a connection.
+    pub fn is_live(&self, slot: u32) -> bool {
+        self.entries.get(slot as usize).is_some_and(|e| e.live)
+    }
+
+    /// Bytes of index per capacity and of one entry.
+    pub fn memory_per_connection(&self) -> usize {
+        self.index.memory() / self.entries.capacity().max(1) + size_of::<Entry<K>>()
+    }
+}

@@ -1,0 +1,252 @@
+//! TCP's states as a middlebox sees them.
+//!
+//! A transition depends on the old state, the direction and the first of RST, SYN/ACK, SYN, FIN, ACK that the segment
+//! has. Sequence numbers and windows are not looked at yet: a segment is judged by its flags alone.
+//! *Sources*: RFC 9293 section 3.3.2; `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_conntracks`,
+//! `tcp_valid_flags`, `nf_conntrack_tcp_packet`).
+
+use super::timeouts::Timeouts;
+use super::tuple::Direction;
+use crate::time::Nanos;
+
+/// FIN flag.
+pub const FIN: u8 = 0x01;
+/// SYN flag.
+pub const SYN: u8 = 0x02;
+/// RST flag.
+pub const RST: u8 = 0x04;
+/// PSH flag.
+pub const PSH: u8 = 0x08;
+/// ACK flag.
+pub const ACK: u8 = 0x10;
+/// URG flag.
+pub const URG: u8 = 0x20;
+
+/// State of a tracked TCP connection; names as conntrack prints them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen.
+    #[default]
+    None,
+    /// SYN seen.
+    SynSent,
+    /// SYN and SYN/ACK seen.
+    SynRecv,
+    /// Handshake complete, or picked up in mid-stream.
+    Established,
+    /// One FIN seen.
+    FinWait,
+    /// The FIN was acknowledged.
+    CloseWait,
+    /// FINs seen both ways.
+    LastAck,
+    /// Closed; late segments may come.
+    TimeWait,
+    /// Reset.
+    Close,
+    /// SYNs seen both ways: simultaneous open.
+    SynSent2,
+}
+
+impl TcpState {
+    /// All states.
+    pub const ALL: [Self; 10] = [
+        Self::None,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Close,
+        Self::SynSent2,
+    ];
+
+    /// Its name in dumps.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+            Self::SynSent2 => "SYN_SENT2",
+        }
+    }
+
+    /// Its idle timeout.
+    pub const fn timeout(self, t: &Timeouts) -> Nanos {
+        match self {
+            Self::None | Self::SynSent => t.tcp_syn_sent,
+            Self::SynRecv => t.tcp_syn_recv,
+            Self::Established => t.tcp_established,
+            Self::FinWait => t.tcp_fin_wait,
+            Self::CloseWait => t.tcp_close_wait,
+            Self::LastAck => t.tcp_last_ack,
+            Self::TimeWait => t.tcp_time_wait,
+            Self::Close => t.tcp_close,
+            Self::SynSent2 => t.tcp_syn_sent2,
+        }
+    }
+}
+
+/// What a segment is to the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// RST, whatever else.
+    Rst,
+    /// SYN and ACK.
+    SynAck,
+    /// SYN without ACK.
+    Syn,
+    /// FIN.
+    Fin,
+    /// ACK alone.
+    Ack,
+}
+
+/// Whether some stack sends this set of flags; PSH, ECE and CWR do not count, and the set must hold one of SYN, RST, ACK
+/// that the rest may go with.
+pub const fn valid_flags(flags: u8) -> bool {
+    match flags & (FIN | SYN | RST | ACK | URG) {
+        SYN | ACK | RST => true,
+        f if f == SYN | URG || f == SYN | ACK || f == RST | ACK => true,
+        f if f == FIN | ACK || f == FIN | ACK | URG || f == ACK | URG => true,
+        _ => false,
+    }
+}
+
+/// The kind of a segment with valid flags.
+pub const fn kind(flags: u8) -> Kind {
+    if flags & RST != 0 {
+        Kind::Rst
+    } else if flags & SYN != 0 {
+        if flags & ACK != 0 { Kind::SynAck } else { Kind::Syn }
+    } else if flags & FIN != 0 {
+        Kind::Fin
+    } else {
+        Kind::Ack
+    }
+}
+
+/// What a segment does to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The connection is in this state now.
+    To(TcpState),
+    /// The segment passes and changes nothing.
+    Ignore,
+    /// The segment is INVALID.
+    Invalid,
+    /// The old connection is over; the segment starts a new one.
+    Reopen,
+    /// The segment passes, and ends the connection at once.
+    End,
+}
+
+/// The transition of a segment of `kind` in `direction` with the connection in state `old`.
+pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Step {
+    use Direction::{Original, Reply};
+    use TcpState as S;
+    match (kind, direction, old) {
+        // A reset in SYN_SENT, from either side, leaves no entry behind.
+        (Kind::Rst, _, S::SynSent) => Step::End,
+        (Kind::Rst, _, S::None) => Step::Invalid,
+        (Kind::Rst, _, _) => Step::To(S::Close),
+
+        (Kind::Syn, Original, S::None | S::SynSent) => Step::To(S::SynSent),
+        (Kind::Syn, Original, S::SynSent2) => Step::To(S::SynSent2),
+        (Kind::Syn, _, S::TimeWait) | (Kind::Syn, Original, S::Close) => Step::Reopen,
+        (Kind::Syn, Original, _) => Step::Ignore,
+        (Kind::Syn, Reply, S::SynSent | S::SynSent2) => Step::To(S::SynSent2),
+        (Kind::Syn, Reply, S::None | S::Close) => Step::Invalid,
+        (Kind::Syn, Reply, _) => Step::Ignore,
+
+        (Kind::SynAck, Original, S::SynRecv | S::SynSent2) => Step::To(S::SynRecv),
+        (Kind::SynAck, Original, _) | (Kind::SynAck, Reply, S::None) => Step::Invalid,
+        (Kind::SynAck, Reply, S::SynSent | S::SynSent2) => Step::To(S::SynRecv),
+        (Kind::SynAck, Reply, _) => Step::Ignore,
+
+        (Kind::Fin, _, S::None | S::SynSent | S::SynSent2) => Step::Invalid,
+        (Kind::Fin, _, S::SynRecv | S::Established) => Step::To(S::FinWait),
+        (Kind::Fin, _, S::FinWait | S::CloseWait | S::LastAck) => Step::To(S::LastAck),
+        (Kind::Fin, _, S::TimeWait) => Step::To(S::TimeWait),
+        (Kind::Fin, _, S::Close) => Step::To(S::Close),
+
+        (Kind::Ack, Original, S::SynSent | S::SynSent2) | (Kind::Ack, Reply, S::None) => Step::Invalid,
+        (Kind::Ack, Original, S::None | S::SynRecv) => Step::To(S::Established),
+        (Kind::Ack, Reply, S::SynSent | S::SynSent2) => Step::Ignore,
+        (Kind::Ack, Reply, S::SynRecv) => Step::To(S::SynRecv),
+        (Kind::Ack, _, S::Established) => Step::To(S::Established),
+        (Kind::Ack, _, S::FinWait | S::CloseWait) => Step::To(S::CloseWait),
+        (Kind::Ack, _, S::LastAck | S::TimeWait) => Step::To(S::TimeWait),
+        (Kind::Ack, _, S::Close) => Step::To(S::Close),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flag_sets_that_no_stack_sends_are_invalid() {
+        for flags in
+            [0, FIN, PSH, URG, SYN | FIN, SYN | RST, SYN | ACK | RST, SYN | FIN | ACK, RST | FIN, FIN | PSH | URG, 0x3f]
+        {
+            assert!(!valid_flags(flags), "{flags:#04x}");
+        }
+        for flags in [
+            SYN,
+            SYN | PSH,
+            SYN | URG,
+            SYN | 0xc0,
+            SYN | ACK,
+            RST,
+            RST | ACK,
+            RST | ACK | PSH,
+            ACK,
+            ACK | PSH,
+            FIN | ACK,
+            FIN | ACK | PSH | URG,
+        ] {
+            assert!(valid_flags(flags), "{flags:#04x}");
+        }
+    }
+
+    #[test]
+    fn out_of_nothing_only_syn_and_ack_start() {
+        let starts = |k| matches!(step(TcpState::None, Direction::Original, k), Step::To(_));
+        assert!(starts(Kind::Syn) && starts(Kind::Ack));
+        assert!(!starts(Kind::SynAck) && !starts(Kind::Fin) && !starts(Kind::Rst));
+    }
+
+    #[test]
+    fn a_whole_life() {
+        use Direction::{Original as O, Reply as R};
+        let script = [
+            (O, SYN, "SYN_SENT"),
+            (R, SYN | ACK, "SYN_RECV"),
+            (O, ACK, "ESTABLISHED"),
+            (R, ACK | PSH, "ESTABLISHED"),
+            (O, FIN | ACK, "FIN_WAIT"),
+            (R, ACK, "CLOSE_WAIT"),
+            (R, FIN | ACK, "LAST_ACK"),
+            (O, ACK, "TIME_WAIT"),
+        ];
+        let mut state = TcpState::None;
+        for (direction, flags, expected) in script {
+            match step(state, direction, kind(flags)) {
+                Step::To(s) => state = s,
+                other => panic!("{state:?} {direction:?} {flags:#x}: {other:?}"),
+            }
+            assert_eq!(state.name(), expected);
+        }
+        assert_eq!(step(state, O, Kind::Syn), Step::Reopen);
+    }
+}

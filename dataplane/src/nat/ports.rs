@@ -1,0 +1,185 @@
+//! Choice of a source port (or query identifier): free, of the right class, and bringing replies home.
+//!
+//! A port is leased by the reply tuple that carries it: the tuple is in the owner's table, or its signpost at its home,
+//! and nobody else can have it. The choice only takes tuples whose home is this worker, so asking its own tables is
+//! enough: the hash partitions the port space among workers without a shared pool.
+//! *Limits*: [`MAX_TRIES`] ports are looked at, however full the address is.
+//! *Sources*: RFC 4787 REQ-3 and REQ-4, RFC 6056 section 3.3.1; `linux/net/netfilter/nf_nat_core.c`
+//! (`nf_nat_l4proto_unique_tuple`) for the classes.
+
+use crate::conntrack::tuple::Tuple;
+use crate::steer::Steer;
+
+/// Ports looked at before the choice fails.
+pub const MAX_TRIES: u32 = 128;
+
+/// Arithmetic steps spent on finding ports that come home, where the range is too narrow to compute them.
+const MAX_STEPS: u32 = 2048;
+
+/// The ports that may stand in for `port`: those of its class.
+const fn class(port: u16) -> (u16, u16) {
+    match port {
+        0..=511 => (1, 511),
+        512..=1023 => (600, 1023),
+        _ => (1024, u16::MAX),
+    }
+}
+
+/// A cheap source of numbers that an outsider cannot predict: xorshift64*, seeded at start.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Seeds it; zero would be a fixed point.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// The next number.
+    pub const fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+}
+
+/// Chooses the id at which replies arrive: the reply's destination port, or an ICMP query's identifier.
+///
+/// `reply` is the reply tuple with the wanted id in place. It is kept where `taken` does not say otherwise and replies
+/// come home. `None` where nothing was found within the bounds.
+pub fn choose(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(&Tuple) -> bool) -> Option<Tuple> {
+    if reply.is_icmp() {
+        return choose_id(reply, steer, random, taken);
+    }
+    if !reply.has_ports() {
+        return (!taken(reply)).then_some(*reply); // nothing to choose: a signpost will bring replies here
+    }
+    let with = |port| Tuple { dport: port, ..*reply };
+    let good = |t: &Tuple| steer.is_home(t) && !taken(t);
+    if good(reply) {
+        return Some(*reply);
+    }
+    let (low, high) = class(reply.dport);
+    if low >= 1024 {
+        // The class is nearly the whole space: a port that comes home can be computed.
+        return (0..MAX_TRIES)
+            .map(|_| steer.port_home(reply, random.next()))
+            .filter(|&p| p >= low)
+            .map(with)
+            .find(|t| !taken(t));
+    }
+    let size = u32::from(high - low) + 1;
+    let start = random.next() % size;
+    let mut tries = 0;
+    for step in 0..size.min(MAX_STEPS) {
+        // Invariant: low + anything below size is at most high.
+        let t = with(u16::try_from(u32::from(low) + (start + step) % size).unwrap_or(high));
+        if steer.is_home(&t) {
+            if !taken(&t) {
+                return Some(t);
+            }
+            tries += 1;
+            if tries == MAX_TRIES {
+                return None;
+            }
+        }
+    }
+    None
+}
+
+/// Query identifiers are not hashed by RSS: they are shared out among the workers instead.
+fn choose_id(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(&Tuple) -> bool) -> Option<Tuple> {
+    let with = |id| Tuple { sport: id, ..*reply };
+    if steer.owns_id(reply.sport) && !taken(reply) {
+        return Some(*reply);
+    }
+    let start = random.next();
+    let mut tries = 0;
+    for step in 0..MAX_STEPS {
+        let id = (start.wrapping_add(step) & 0xffff) as u16;
+        if steer.owns_id(id) {
+            let t = with(id);
+            if !taken(&t) {
+                return Some(t);
+            }
+            tries += 1;
+            if tries == MAX_TRIES {
+                return None;
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::conntrack::tuple::proto;
+
+    fn reply(port: u16) -> Tuple {
+        Tuple {
+            src: Ipv4Addr::new(192, 0, 2, 1).into(),
+            dst: Ipv4Addr::new(198, 51, 100, 1).into(),
+            proto: proto::UDP,
+            sport: 53,
+            dport: port,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_free_of_its_class_and_comes_home(
+            port in any::<u16>(), used in proptest::collection::btree_set(any::<u16>(), 0..2000), workers in 1u16..=8, me in 0u16..8, seed in any::<u64>(),
+        ) {
+            let steer = Steer::new(me % workers, workers);
+            let mut random = Random::new(seed);
+            if let Some(t) = choose(&reply(port), &steer, &mut random, |t| used.contains(&t.dport)) {
+                prop_assert!(!used.contains(&t.dport));
+                prop_assert!(steer.is_home(&t));
+                prop_assert!(t.dport == port || (class(port).0..=class(port).1).contains(&t.dport));
+            }
+        }
+    }
+
+    #[test]
+    fn the_original_port_is_kept_where_it_is_free() {
+        let steer = Steer::new(0, 1);
+        for port in [0, 1, 511, 512, 1023, 1024, u16::MAX - 1, u16::MAX] {
+            let t = choose(&reply(port), &steer, &mut Random::new(7), |_| false).expect("all ports are free");
+            assert_eq!(t.dport, port);
+        }
+    }
+
+    #[test]
+    fn workers_never_choose_the_same_port() {
+        let mut seen = BTreeSet::new();
+        for me in 0..4 {
+            let steer = Steer::new(me, 4);
+            let mut random = Random::new(u64::from(me) + 1);
+            let mut mine = BTreeSet::new();
+            for _ in 0..2000 {
+                let t = choose(&reply(5000), &steer, &mut random, |t| mine.contains(&t.dport)).expect("a port is free");
+                assert!(mine.insert(t.dport));
+                assert!(seen.insert(t.dport), "port {} chosen twice", t.dport);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_address_is_given_up_in_bounded_tries() {
+        let tries = std::cell::Cell::new(0u32);
+        let steer = Steer::new(0, 1);
+        let none = choose(&reply(5000), &steer, &mut Random::new(1), |_| {
+            tries.set(tries.get() + 1);
+            true
+        });
+        assert_eq!(none, None);
+        assert!(tries.get() <= MAX_TRIES + 1);
+    }
+}

@@ -1,0 +1,143 @@
+//! The only code that changes addresses, ports and checksums of a packet.
+//!
+//! Checksums are updated by difference (RFC 1624), never recomputed: one that came in wrong goes out wrong.
+//! *Threads*: any; functions of bytes. *Sources*: RFC 3022 section 4; RFC 5508 REQ-4 and REQ-5 for errors;
+//! `linux/net/netfilter/nf_nat_proto.c` (`nf_nat_icmp_reply_translation`).
+
+use std::net::IpAddr;
+
+use crate::conntrack::tuple::{Tuple, proto};
+use crate::packet::{L4, Packet, Quoted};
+use crate::parse::be16;
+use crate::parse::checksum::Delta;
+
+/// Rewrites a packet whose tuple is `p.tuple` so that it has tuple `to`.
+pub fn translate(b: &mut [u8], p: &Packet, to: &Tuple) {
+    let from = &p.tuple;
+    let (l3, l4, end) = p.span();
+    let addresses = Delta::default().replace_address(from.src, to.src).replace_address(from.dst, to.dst);
+    set_addresses(b, l3, to.src, to.dst, addresses);
+    set_l4(&mut b[l4..end], from, to, addresses, &mut Delta::default(), p.kind == L4::Fragment);
+}
+
+/// Rewrites the addresses of a later fragment.
+pub fn translate_addresses(b: &mut [u8], l3: usize, from: &Tuple, to: &Tuple) {
+    let addresses = Delta::default().replace_address(from.src, to.src).replace_address(from.dst, to.dst);
+    set_addresses(b, l3, to.src, to.dst, addresses);
+}
+
+/// What becomes of an ICMP error about a translated connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorTarget {
+    /// Outer source.
+    pub src: IpAddr,
+    /// Outer destination.
+    pub dst: IpAddr,
+    /// The quoted packet's tuple.
+    pub quoted: Tuple,
+}
+
+/// Rewrites an ICMP error, outer and quoted header, all checksums.
+pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarget) {
+    let (l3, l4, end) = p.span();
+    let inner = l4 + crate::parse::icmp::HEADER;
+    let from = &quoted.tuple;
+    let is_v4 = from.is_ipv4();
+    let inner_l4 = inner + usize::from(quoted.l4);
+
+    // All that changes within the quote changes the ICMP checksum too. The quote begins at an even offset of the
+    // message, so its 16-bit words are the message's.
+    let mut changes = Delta::default();
+    let addresses = Delta::default().replace_address(from.src, to.quoted.src).replace_address(from.dst, to.quoted.dst);
+    changes = changes.replace_address(from.src, to.quoted.src).replace_address(from.dst, to.quoted.dst);
+    if is_v4 {
+        let (old, new) = (be16(b, inner + 10), addresses.apply(be16(b, inner + 10)));
+        changes = changes.replace16(old, new);
+    }
+    set_addresses(b, inner, to.quoted.src, to.quoted.dst, addresses);
+    set_l4(&mut b[inner_l4..end], from, &to.quoted, addresses, &mut changes, false);
+
+    let outer = Delta::default().replace_address(p.tuple.src, to.src).replace_address(p.tuple.dst, to.dst);
+    set_addresses(b, l3, to.src, to.dst, outer);
+    if !is_v4 {
+        changes = changes.replace_address(p.tuple.src, to.src).replace_address(p.tuple.dst, to.dst);
+    }
+    let field = be16(b, l4 + 2);
+    put16(b, l4 + 2, changes.apply(field));
+}
+
+/// Lowers TTL or hop limit by one; the caller has made sure that it is at least 2.
+#[inline]
+pub fn decrement_ttl(b: &mut [u8], l3: usize) {
+    if b[l3] >> 4 == 4 {
+        let old = be16(b, l3 + 8);
+        b[l3 + 8] = b[l3 + 8].saturating_sub(1);
+        let new = be16(b, l3 + 8);
+        let sum = Delta::default().replace16(old, new).apply(be16(b, l3 + 10));
+        put16(b, l3 + 10, sum);
+    } else {
+        b[l3 + 7] = b[l3 + 7].saturating_sub(1);
+    }
+}
+
+fn put16(b: &mut [u8], at: usize, v: u16) {
+    b[at..at + 2].copy_from_slice(&v.to_be_bytes());
+}
+
+fn set_addresses(b: &mut [u8], l3: usize, src: IpAddr, dst: IpAddr, delta: Delta) {
+    match (src, dst) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            b[l3 + 12..l3 + 16].copy_from_slice(&s.octets());
+            b[l3 + 16..l3 + 20].copy_from_slice(&d.octets());
+            let sum = delta.apply(be16(b, l3 + 10));
+            put16(b, l3 + 10, sum);
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            b[l3 + 8..l3 + 24].copy_from_slice(&s.octets());
+            b[l3 + 24..l3 + 40].copy_from_slice(&d.octets());
+        }
+        _ => debug_assert!(false, "translation between IP versions"),
+    }
+}
+
+/// Sets ports or identifier in the transport data `b`, as far as it is there, and its checksum where that is there.
+/// `changes` collects what changed.
+fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, fragment: bool) {
+    if fragment {
+        return;
+    }
+    let (checksum, covers_addresses, optional) = match from.proto {
+        proto::TCP => (16, true, false),
+        proto::UDP => (6, true, true),
+        proto::UDPLITE | proto::DCCP => (6, true, false),
+        proto::ICMP if from.is_ipv4() => (2, false, false),
+        proto::ICMPV6 if !from.is_ipv4() => (2, true, false),
+        _ => return,
+    };
+    let mut delta = if covers_addresses { addresses } else { Delta::default() };
+    let mut set = |b: &mut [u8], at: usize, old: u16, new: u16| {
+        if b.len() >= at + 2 && old != new {
+            put16(b, at, new);
+            delta = delta.replace16(old, new);
+            *changes = changes.replace16(old, new);
+        }
+    };
+    if from.has_ports() {
+        set(b, 0, from.sport, to.sport);
+        set(b, 2, from.dport, to.dport);
+    } else if from.is_icmp() {
+        set(b, 4, from.sport, to.sport);
+    }
+    if b.len() >= checksum + 2 {
+        let old = be16(b, checksum);
+        if optional && old == 0 {
+            return;
+        }
+        let mut new = delta.apply(old);
+        if optional && new == 0 {
+            new = 0xffff; // RFC 768: an all-zero checksum means that there is none
+        }
+        put16(b, checksum, new);
+        *changes = changes.replace16(old, new);
+    }
+}

@@ -1,0 +1,153 @@
+//! ICMP and ICMPv6: queries with identifiers, errors with the packet that they quote.
+//!
+//! *Sources*: RFC 792, RFC 950, RFC 4443, RFC 4884; `linux/net/netfilter/nf_conntrack_proto_icmp.c`
+//! (`nf_conntrack_icmpv4_error`), `nf_conntrack_proto_icmpv6.c` (`nf_conntrack_icmpv6_error`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{IpHeader, be16, be32, checksum, ipv4, ipv6};
+use crate::conntrack::tuple::{Tuple, proto};
+use crate::drop::DropReason;
+use crate::packet::{L4, Quoted};
+
+/// Length of the ICMP header that every message has, bytes.
+pub const HEADER: usize = 8;
+
+/// Transport bytes of a quoted packet that its tuple needs: the two ports.
+const QUOTED_L4: usize = 4;
+
+/// ICMP types.
+pub mod v4 {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Source quench.
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// Redirect.
+    pub const REDIRECT: u8 = 5;
+    /// Echo request.
+    pub const ECHO: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER: u8 = 12;
+}
+
+/// ICMPv6 types.
+pub mod v6 {
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 1;
+    /// Packet too big.
+    pub const TOO_BIG: u8 = 2;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 3;
+    /// Echo request.
+    pub const ECHO: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
+    /// Multicast listener query: the first of the types that are never tracked.
+    pub const MLD_QUERY: u8 = 130;
+    /// Neighbour advertisement: the last of them, but for [`MLD2_REPORT`].
+    pub const NEIGHBOUR_ADVERT: u8 = 136;
+    /// Version 2 multicast listener report.
+    pub const MLD2_REPORT: u8 = 143;
+}
+
+/// Parses an ICMP message.
+pub fn parse_v4(b: &[u8], verify: bool) -> (L4, u16, u16) {
+    if b.len() < HEADER {
+        return (L4::Invalid(DropReason::InvalidLength), 0, 0);
+    }
+    let dport = be16(b, 0); // type and code
+    if verify && checksum::sum(b) != 0xffff {
+        return (L4::Invalid(DropReason::InvalidChecksum), 0, dport);
+    }
+    match b[0] {
+        v4::UNREACHABLE | v4::SOURCE_QUENCH | v4::REDIRECT | v4::TIME_EXCEEDED | v4::PARAMETER => {
+            (L4::IcmpError(quoted(&b[HEADER..], true)), 0, dport)
+        }
+        v4::ECHO | v4::ECHO_REPLY | 13..=18 => (L4::IcmpQuery, be16(b, 4), dport),
+        _ => (L4::Invalid(DropReason::InvalidIcmpType), 0, dport),
+    }
+}
+
+/// Parses an ICMPv6 message.
+pub fn parse_v6(b: &[u8], ip: &IpHeader, verify: bool) -> (L4, u16, u16) {
+    if b.len() < HEADER {
+        return (L4::Invalid(DropReason::InvalidLength), 0, 0);
+    }
+    let dport = be16(b, 0);
+    if verify && !checksum::transport_ok(ip.src, ip.dst, proto::ICMPV6, b) {
+        return (L4::Invalid(DropReason::InvalidChecksum), 0, dport);
+    }
+    match b[0] {
+        0..=127 => (L4::IcmpError(quoted(&b[HEADER..], false)), 0, dport),
+        v6::ECHO | v6::ECHO_REPLY | 139 | 140 => (L4::IcmpQuery, be16(b, 4), dport),
+        v6::MLD_QUERY..=v6::NEIGHBOUR_ADVERT | v6::MLD2_REPORT => (L4::NeighbourDiscovery, 0, dport),
+        _ => (L4::Invalid(DropReason::InvalidIcmpType), 0, dport),
+    }
+}
+
+/// Finds the tuple of the packet that an error quotes. Four bytes of its transport header are enough. `None` where the
+/// quote is cut shorter, is itself an error, or is a later fragment.
+fn quoted(b: &[u8], is_v4: bool) -> Option<Quoted> {
+    let (src, dst, protocol, l4) = if is_v4 { quoted_v4(b)? } else { quoted_v6(b)? };
+    let rest = &b[l4..];
+    let ports = |at: usize| Some((be16(rest, at), be16(rest, at + 2)));
+    let (sport, dport) = match protocol {
+        proto::TCP | proto::UDP if rest.len() >= QUOTED_L4 => ports(0)?,
+        proto::TCP | proto::UDP => return None,
+        proto::ICMP if is_v4 => quoted_query(rest, matches!(rest.first(), Some(0 | 8 | 13..=18)))?,
+        proto::ICMPV6 if !is_v4 => quoted_query(rest, matches!(rest.first(), Some(128 | 129 | 139 | 140)))?,
+        _ => (0, 0),
+    };
+    Some(Quoted { tuple: Tuple { src, dst, proto: protocol, sport, dport }, l4: u16::try_from(l4).ok()? })
+}
+
+fn quoted_query(rest: &[u8], is_query: bool) -> Option<(u16, u16)> {
+    (is_query && rest.len() >= HEADER).then(|| (be16(rest, 4), be16(rest, 0)))
+}
+
+fn quoted_v4(b: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
+    if b.len() < ipv4::HEADER || b[0] >> 4 != 4 {
+        return None;
+    }
+    let l4 = usize::from(b[0] & 0x0f) * 4;
+    if l4 < ipv4::HEADER || l4 > b.len() || be16(b, 6) & 0x1fff != 0 {
+        return None;
+    }
+    Some((Ipv4Addr::from_bits(be32(b, 12)).into(), Ipv4Addr::from_bits(be32(b, 16)).into(), b[9], l4))
+}
+
+fn quoted_v6(b: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
+    if b.len() < ipv6::HEADER || b[0] >> 4 != 6 {
+        return None;
+    }
+    // The quote is cut, so its length field may promise more than is there: only what is there counts.
+    let (mut proto, mut l4) = (b[6], ipv6::HEADER);
+    for _ in 0..ipv6::MAX_EXTENSIONS {
+        let size = match proto {
+            0 | 43 | 60 => (usize::from(*b.get(l4 + 1)?) + 1) * 8,
+            44 => {
+                if be16(b.get(l4..l4 + 8)?, 2) & 0xfff8 != 0 {
+                    return None;
+                }
+                8
+            }
+            51 => (usize::from(*b.get(l4 + 1)?) + 2) * 4,
+            _ => break,
+        };
+        proto = *b.get(l4)?;
+        l4 += size;
+    }
+    if l4 > b.len() || matches!(proto, 0 | 43 | 44 | 51 | 60) {
+        return None;
+    }
+    let address = |at: usize| {
+        let mut a = [0; 16];
+        a.copy_from_slice(&b[at..at + 16]);
+        Ipv6Addr::from(a)
+    };
+    Some((address(8).into(), address(24).into(), proto, l4))
+}

@@ -1,0 +1,129 @@
+//! Bytes to offsets: bounds are proved here and only here.
+//!
+//! [`frame`] takes a received frame to a [`Packet`](crate::packet::Packet). A broken Ethernet or IP header is a drop
+//! with its reason; a broken transport header is an INVALID packet, which tracking classifies and policy decides on
+//! (as Linux does). What a `Packet` promises later stages: `l3 + 20 (or 40) <= l4 <= end <= frame length`, and for each
+//! [`L4`] kind the header that it names lies within `l4..end`.
+//!
+//! *Limits*: one VLAN tag; at most [`ipv6::MAX_EXTENSIONS`] extension headers.
+//! *Sources*: RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443; IEEE 802.1Q.
+
+pub mod checksum;
+pub mod ether;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
+pub mod l4;
+
+use std::net::IpAddr;
+
+use crate::drop::DropReason;
+use crate::io::{PortIdx, RxChecksum};
+use crate::packet::{L4, Packet};
+
+/// What the network header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Transport protocol.
+    pub proto: u8,
+    /// Where the transport header begins, from the network header's first byte.
+    pub l4: usize,
+    /// Length of the packet by its header, bytes.
+    pub len: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Set where the packet is a fragment.
+    pub fragment: Option<Fragment>,
+    /// Whether routers may not fragment it: IPv4's DF; always for IPv6.
+    pub dont_fragment: bool,
+}
+
+/// Place of a fragment in its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification (16 bits for IPv4).
+    pub id: u32,
+    /// Offset of its first byte in the datagram's payload.
+    pub offset: u32,
+    /// Whether more follow.
+    pub more: bool,
+    /// Where the IPv6 fragment header is, from the network header's first byte; 0 for IPv4.
+    pub header: usize,
+}
+
+/// What a received frame is.
+#[derive(Clone, Copy, Debug)]
+pub enum Parsed {
+    /// An IP packet.
+    Ip(Packet),
+    /// ARP: between the wire and the kernel, untouched.
+    Arp {
+        /// Length of the Ethernet header, VLAN tag included.
+        l2_len: usize,
+    },
+}
+
+/// How the receiving interface wants frames to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Receiver {
+    /// The port that the frame came in by.
+    pub port: PortIdx,
+    /// MAC address of the interface.
+    pub mac: [u8; 6],
+    /// VLAN of the wire side.
+    pub vlan: Option<u16>,
+    /// Verify transport checksums.
+    pub verify: bool,
+}
+
+/// Parses a whole frame of one segment.
+///
+/// # Errors
+/// Why the frame must be dropped.
+pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<Parsed, DropReason> {
+    if bytes.len() > usize::from(u16::MAX) {
+        return Err(DropReason::ChainedTooLong);
+    }
+    let eth = ether::parse(bytes, receiver)?;
+    let l3 = eth.l2_len;
+    let (ip, is_v4) = match eth.ethertype {
+        ether::IPV4 => (ipv4::parse(&bytes[l3..])?, true),
+        ether::IPV6 => (ipv6::parse(&bytes[l3..])?, false),
+        ether::ARP => return Ok(Parsed::Arp { l2_len: l3 }),
+        _ => return Err(DropReason::EthType),
+    };
+    let verify = receiver.verify && hardware != RxChecksum::Good;
+    let payload = &bytes[l3 + ip.l4..l3 + ip.len];
+    let (kind, sport, dport) = match ip.fragment {
+        Some(_) => (L4::Fragment, 0, 0),
+        None if receiver.verify && hardware == RxChecksum::Bad && ip.proto != 0 => {
+            (L4::Invalid(DropReason::InvalidChecksum), 0, 0)
+        }
+        None => l4::parse(payload, &ip, is_v4, verify),
+    };
+    Ok(Parsed::Ip(Packet::new(receiver.port, l3, &ip, eth.group, kind, sport, dport)))
+}
+
+/// Big-endian u16 at `at`; the caller has checked the bounds.
+#[inline]
+pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([b[at], b[at + 1]])
+}
+
+/// Big-endian u16 at `at`, for readers of whole frames.
+///
+/// # Panics
+/// Where `b` is shorter.
+pub fn be16_at(b: &[u8], at: usize) -> u16 {
+    be16(b, at)
+}
+
+/// Big-endian u32 at `at`; the caller has checked the bounds.
+#[inline]
+pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}

@@ -1,0 +1,104 @@
+//! Routing, TTL and MTU: where a packet goes, if anywhere.
+//!
+//! *Sources*: RFC 1812 sections 5.2 and 5.3; `linux/net/ipv4/route.c` (martians), `linux/net/ipv4/ip_forward.c`.
+
+use std::net::IpAddr;
+
+use super::{L2, Path, Refusal};
+use crate::drop::DropReason;
+use crate::forward::icmp_error::IcmpError;
+use crate::forward::route::NextHop;
+use crate::io::PortIdx;
+use crate::packet::Packet;
+
+/// A neighbour reference that leads nowhere.
+const UNKNOWN: u32 = u32::MAX;
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop {
+    pub(super) egress: PortIdx,
+    /// Next hop on the egress link; `None` between wire and kernel.
+    pub(super) next: Option<IpAddr>,
+}
+
+impl Path {
+    /// Where a packet from `in_port` with source `src` to `dst` (after translation) goes.
+    pub(super) fn route(&self, p: &Packet, in_port: PortIdx, src: IpAddr, dst: IpAddr) -> Result<Hop, Refusal> {
+        let drop = |reason: DropReason| Err(reason.into());
+        let interface = in_port.interface();
+        if in_port.is_twin() {
+            return Ok(Hop { egress: PortIdx::wire(interface), next: None }); // the kernel has routed it
+        }
+        let here = Ok(Hop { egress: PortIdx::twin(interface), next: None });
+        if self.is_martian_source(src) {
+            return drop(DropReason::MartianSource);
+        }
+        let group = match dst {
+            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || self.fib.is_broadcast(a),
+            IpAddr::V6(a) => a.is_multicast(),
+        };
+        if group {
+            return here; // the kernel knows who listens
+        }
+        if dst.is_loopback() || dst.is_unspecified() {
+            return drop(DropReason::MartianDestination);
+        }
+        match self.fib.lookup(dst) {
+            NextHop::Local => here,
+            NextHop::Via { .. } if is_link_local(src) || is_link_local(dst) => drop(DropReason::LinkLocalScope),
+            NextHop::None if is_link_local(dst) => drop(DropReason::LinkLocalScope),
+            NextHop::Via { .. } if src.is_unspecified() => drop(DropReason::MartianSource),
+            // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded.
+            NextHop::Via { .. } if p.group => drop(DropReason::EthOtherHost),
+            NextHop::Via { interface, address } => Ok(Hop { egress: PortIdx::wire(interface), next: Some(address) }),
+            NextHop::Blackhole => drop(DropReason::RouteBlackhole),
+            NextHop::Unreachable => {
+                Err(Refusal { reason: DropReason::RouteUnreachable, error: Some(IcmpError::HostUnreachable) })
+            }
+            NextHop::Prohibit => Err(Refusal { reason: DropReason::RouteProhibit, error: Some(IcmpError::Prohibited) }),
+            NextHop::None => Err(Refusal { reason: DropReason::NoRoute, error: Some(IcmpError::NoRoute) }),
+        }
+    }
+
+    /// Sources that no wire may bring. The unspecified address is one that is still looking for its own (DHCP, duplicate
+    /// address detection): it may speak to the kernel, but not further.
+    fn is_martian_source(&self, src: IpAddr) -> bool {
+        let never = match src {
+            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_loopback(),
+            IpAddr::V6(a) => a.is_multicast() || a.is_loopback(),
+        };
+        never || self.fib.is_local(src)
+    }
+
+    /// TTL and MTU, which come before the filter as in Linux' `ip_forward`: whether the packet must be cut.
+    pub(super) fn limits(&self, p: &Packet, egress: PortIdx, hop: bool) -> Result<bool, Refusal> {
+        if !hop {
+            return Ok(false);
+        }
+        if p.ttl <= 1 {
+            return Err(Refusal { reason: DropReason::TtlExpired, error: Some(IcmpError::TimeExceeded) });
+        }
+        let mtu = self.interfaces.get(usize::from(egress.interface())).map_or(0, |i| i.mtu);
+        let too_big = p.ip_len > u32::from(mtu);
+        if too_big && p.dont_fragment {
+            return Err(Refusal { reason: DropReason::MtuExceeded, error: Some(IcmpError::TooBig(mtu)) });
+        }
+        Ok(too_big)
+    }
+
+    /// The neighbour reference to keep and the link-layer destination of a hop.
+    pub(super) fn resolve(&self, hop: Hop) -> (u32, L2) {
+        let Some(address) = hop.next else { return (UNKNOWN, L2::Keep) };
+        let reference = self.neighbours.find(hop.egress.interface(), address);
+        match reference.and_then(|r| Some((r, self.neighbours.mac(r)?))) {
+            Some((r, mac)) => (r, L2::To(mac)),
+            None => (UNKNOWN, L2::Resolve(address)),
+        }
+    }
+}
+
+/// Whether an address is valid on its own link only: IPv6's fe80::/10. IPv4's 169.254/16 is forwarded, as Linux does.
+fn is_link_local(a: IpAddr) -> bool {
+    matches!(a, IpAddr::V6(a) if a.is_unicast_link_local())
+}

@@ -1,0 +1,179 @@
+//! A connection's way into the table and out of it: source and port, confirmation, signpost, lease, end.
+//!
+//! *Limits*: while [`REFUSALS`] refusals wait for room, no further notes are read, so that the senders' rings fill and
+//! they refuse new connections themselves.
+
+use super::hop::Hop;
+use super::{Path, RETRY};
+use crate::api::policy::{NatKind, PreservePort};
+use crate::api::stats::CtEvent;
+use crate::conntrack::ConnId;
+use crate::conntrack::conn::{Flags, Unconfirmed};
+use crate::conntrack::signpost::{PlaceError, WorkerId};
+use crate::conntrack::table::InsertError;
+use crate::conntrack::tuple::{Direction, Tuple, proto};
+use crate::drop::DropReason;
+use crate::nat;
+use crate::steer::Note;
+use crate::time::Nanos;
+
+impl Path {
+    /// Source translation: by rule, or because the reply tuple is taken (as Linux' null binding does).
+    pub(super) fn choose_source(
+        &mut self,
+        u: &mut Unconfirmed,
+        rule: Option<(NatKind, PreservePort)>,
+        hop: Hop,
+    ) -> Result<(), DropReason> {
+        let mut strict = false;
+        if let Some((kind, preserve)) = rule {
+            let address = match kind {
+                NatKind::Masquerade => self.fib.primary(hop.egress.interface(), u.reply.dst),
+                NatKind::Snat { to_address } => Some(to_address),
+                NatKind::Dnat { .. } => Some(u.reply.dst),
+            };
+            let address = address.ok_or(DropReason::NatNoAddress)?;
+            if address.is_ipv4() == u.reply.dst.is_ipv4() {
+                u.reply.dst = address;
+                u.leased = true;
+                strict = preserve == PreservePort::Strict;
+            }
+        }
+        if !u.leased && !self.taken(&u.reply) {
+            return Ok(());
+        }
+        if strict {
+            return if self.taken(&u.reply) { Err(DropReason::NatNoPort) } else { Ok(()) };
+        }
+        let mut random = self.random.clone();
+        let chosen = nat::ports::choose(&u.reply, &self.steer, &mut random, |t| self.taken(t));
+        self.random = random;
+        match chosen {
+            Some(reply) => {
+                u.leased = true;
+                u.reply = reply;
+                Ok(())
+            }
+            None => {
+                self.stats.nat_failures.add(1);
+                let choice = u.reply.has_ports() || u.reply.is_icmp();
+                Err(if choice { DropReason::NatNoPort } else { DropReason::NatClash })
+            }
+        }
+    }
+
+    /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index.
+    fn taken(&self, t: &Tuple) -> bool {
+        self.conntrack.lookup(t, Nanos(0)).is_some() || self.signposts.owner(t).is_some()
+    }
+
+    /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
+    pub(super) fn confirm(&mut self, u: &Unconfirmed, bytes: u32, now: Nanos) -> Result<ConnId, DropReason> {
+        let id = self.conntrack.confirm(u, bytes, now).map_err(|e| match e {
+            InsertError::Full => DropReason::ConntrackFull,
+            InsertError::Clash => DropReason::NatClash,
+        })?;
+        if !self.steer.is_home(&u.reply) {
+            if !self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply)) {
+                self.conntrack.remove(id);
+                return Err(DropReason::SignpostFull);
+            }
+            self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED);
+        }
+        if u.leased {
+            self.lease(&u.reply, 1);
+        }
+        self.stats.ct_event(CtEvent::New);
+        self.stats.conntrack_entries.set(self.conntrack.count() as u64);
+        Ok(id)
+    }
+
+    /// Ends a connection and takes its signpost back; where the ring is full, it is tried again later.
+    pub fn end(&mut self, id: ConnId, event: CtEvent, now: Nanos) {
+        let reply = self.conntrack.tuple(id, Direction::Reply);
+        let flags = self.conntrack.conn(id).flags;
+        if !flags.has(Flags::DYING) {
+            self.stats.ct_event(event);
+            if flags.has(Flags::LEASED) {
+                self.lease(&reply, u64::MAX);
+            }
+        }
+        if flags.has(Flags::SIGNPOSTED) && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
+            self.conntrack.defer(id, now + RETRY);
+            return;
+        }
+        if flags.has(Flags::DYING) {
+            self.conntrack.release(id);
+        } else {
+            self.conntrack.remove(id);
+        }
+        self.stats.conntrack_entries.set(self.conntrack.count() as u64);
+    }
+
+    /// Counts a lease of a translated port or identifier; `change` is 1 or, to take one away, the largest number.
+    fn lease(&self, reply: &Tuple, change: u64) {
+        let kind = match reply.proto {
+            proto::TCP => 0,
+            proto::UDP => 1,
+            _ if reply.is_icmp() => 2,
+            _ => 3,
+        };
+        self.stats.nat_leases.leases[kind].add(change);
+    }
+
+    /// Reads what other workers have told this one. Must run after frames were received and before they are looked up:
+    /// a signpost was sent before the packet whose answer may be among those frames.
+    pub fn read_notes(&mut self, now: Nanos) {
+        while let Some(&(to, note)) = self.refusals.last() {
+            if !self.notes.tell(to, note) {
+                break;
+            }
+            self.refusals.pop();
+        }
+        for from in 0..self.notes.workers() {
+            while !self.refusals.is_full() {
+                let Some(note) = self.notes.receive(from) else { break };
+                // Invariant: a worker's index fits, there are at most 128.
+                let sender = WorkerId::try_from(from).unwrap_or(0);
+                self.note(sender, note, now);
+            }
+        }
+    }
+
+    fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
+        match note {
+            Note::Place(t) => {
+                let placed =
+                    if self.lookup(&t, now).is_some() { Err(PlaceError::Clash) } else { self.signposts.place(t, from) };
+                let refusal = match placed {
+                    Ok(()) => None,
+                    Err(PlaceError::Clash) => Some(Note::Clash(t)),
+                    Err(PlaceError::Full) => Some(Note::Full(t)),
+                };
+                if let Some(refusal) = refusal
+                    && !self.notes.tell(from, refusal)
+                {
+                    // Invariant: `read_notes` reads no note while this is full.
+                    let _ = self.refusals.try_push((from, refusal));
+                }
+            }
+            Note::Remove(t) => {
+                self.signposts.remove(&t, from);
+            }
+            Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
+            Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),
+        }
+        self.stats.signposts.set(self.signposts.count() as u64);
+    }
+
+    /// Ends a connection whose signpost could not be placed: its replies would be lost.
+    fn refused(&mut self, reply: &Tuple, reason: DropReason, now: Nanos) {
+        if let Some((id, Direction::Reply)) = self.conntrack.lookup(reply, now)
+            && self.conntrack.conn(id).flags.has(Flags::SIGNPOSTED)
+        {
+            self.conntrack.conn_mut(id).flags.clear(Flags::SIGNPOSTED);
+            self.stats.drop_packet(reason);
+            self.end(id, CtEvent::Refused, now);
+        }
+    }
+}

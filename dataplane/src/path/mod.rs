@@ -1,0 +1,576 @@
+//! The packet's way through tracking, translation, routing and filter: from a parsed [`Packet`] to an [`Outcome`].
+//!
+//! Nothing here touches bytes: `parse` has read what is needed, and the worker carries out the plan. The order of the
+//! steps is a security property:
+//!
+//! ```text
+//! raw → conntrack
+//!   first packet of a connection: DNAT → route → TTL, MTU → filter → SNAT → confirm → signpost
+//!   later packets:                what was found for this direction and class, while its epoch is current
+//!   ICMP error about one:         the connection's translation → route → TTL → filter
+//!   INVALID, UNTRACKED:           route → TTL, MTU → filter; never translated
+//! ```
+//!
+//! *Life-cycle*: made with its worker. *Threads*: that worker alone. *Limits*: tables sized at start; one signpost note
+//! per connection and direction of travel; reports to control at most [`REPORTS`] per burst.
+//! *Sources*: `linux/net/netfilter` (hooks and their order), `linux/net/ipv4/ip_forward.c`.
+
+mod hop;
+mod lifecycle;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use self::hop::Hop;
+use crate::api::command::Event;
+use crate::api::policy::{RawAction, ZoneId};
+use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
+use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
+use crate::conntrack::signpost::{Signposts, WorkerId};
+use crate::conntrack::tuple::{Direction, Tuple};
+use crate::conntrack::{ConnId, Conntrack, Tracked};
+use crate::drop::DropReason;
+use crate::filter::{Policy, Query, Verdict};
+use crate::forward::icmp_error::{IcmpError, RateLimit};
+use crate::forward::neighbour::Neighbours;
+use crate::forward::route::Fib;
+use crate::io::PortIdx;
+use crate::nat;
+use crate::nat::ports::Random;
+use crate::nat::rewrite::ErrorTarget;
+use crate::packet::{CtState, L4, Packet, Quoted};
+use crate::steer::{Note, Notes, Steer};
+use crate::time::Nanos;
+
+/// Reports to control that one burst may cause.
+pub const REPORTS: usize = 16;
+
+/// Refusals of signposts that wait for room in a ring; while this is full no further notes are read.
+const REFUSALS: usize = 64;
+
+/// How long an ended connection waits before it tries again to take its signpost back.
+const RETRY: Nanos = Nanos::from_millis(100);
+
+/// What a worker knows of an interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// MAC address of the wire port and of its twin.
+    pub mac: [u8; 6],
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// VLAN on the wire.
+    pub vlan: Option<u16>,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Rewrite and send it.
+    Forward(Plan),
+    /// Discard it, and tell its sender where an error is given.
+    Drop(Refusal),
+    /// It is another worker's.
+    Handover(WorkerId, HandoverCause),
+}
+
+/// Why a packet goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason that is counted.
+    pub reason: DropReason,
+    /// What its sender is told.
+    pub error: Option<IcmpError>,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, error: None }
+    }
+}
+
+impl From<DropReason> for Outcome {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason.into())
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Drop(refusal)
+    }
+}
+
+/// How to rewrite and send a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where it leaves.
+    pub egress: PortIdx,
+    /// Its link-layer destination.
+    pub l2: L2,
+    /// Its translation.
+    pub rewrite: Rewrite,
+    /// Whether this is a hop: lower the TTL.
+    pub hop: bool,
+    /// Cut it into fragments of the egress MTU.
+    pub fragment: bool,
+}
+
+/// Link-layer destination of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L2 {
+    /// As the frame has it: between wire and kernel.
+    Keep,
+    /// This station.
+    To([u8; 6]),
+    /// The station that has this address on the egress link, once it is known.
+    Resolve(IpAddr),
+}
+
+/// Translation of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    /// None.
+    None,
+    /// Give it this tuple.
+    Tuple(Tuple),
+    /// Translate an ICMP error and what it quotes.
+    Error(Quoted, ErrorTarget),
+}
+
+/// One worker's stages and all that they know.
+#[derive(Debug)]
+pub struct Path {
+    /// Which worker owns what.
+    pub steer: Steer,
+    /// The connections of this worker.
+    pub conntrack: Conntrack,
+    /// Tuples that are home here and owned elsewhere.
+    pub signposts: Signposts,
+    /// Next hops' MAC addresses.
+    pub neighbours: Neighbours,
+    /// The policy in force.
+    pub policy: Arc<Policy>,
+    /// This worker's counters of its rules.
+    pub rules: Arc<RuleCounters>,
+    /// The forwarding table in force.
+    pub fib: Arc<Fib>,
+    /// The interfaces.
+    pub interfaces: Vec<Interface>,
+    /// This worker's counters.
+    pub stats: Arc<WorkerStats>,
+    /// What control should hear of.
+    pub reports: ArrayVec<Event, REPORTS>,
+    notes: Notes,
+    refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
+    random: Random,
+    log_limit: RateLimit,
+    /// Changes with policy and routes; what was cached under an older one is found out again.
+    epoch: u32,
+    /// Changes with the policy alone.
+    policy_epoch: u32,
+}
+
+/// What a [`Path`] is made of.
+#[derive(Debug)]
+pub struct PathSetup {
+    /// Which worker this is.
+    pub steer: Steer,
+    /// Rings of notes to the other workers.
+    pub notes: Notes,
+    /// The interfaces.
+    pub interfaces: Vec<Interface>,
+    /// Counters.
+    pub stats: Arc<WorkerStats>,
+    /// Most connections of this worker.
+    pub conntrack_max: usize,
+    /// Seeds of hashes and port choice: random per start.
+    pub seeds: [u64; 4],
+    /// The first policy.
+    pub policy: Arc<Policy>,
+    /// The first forwarding table.
+    pub fib: Arc<Fib>,
+}
+
+impl Path {
+    /// A path without connections.
+    pub fn new(setup: PathSetup, now: Nanos) -> Self {
+        let [a, b, c, d] = setup.seeds;
+        let seed = ahash::RandomState::with_seeds(a, b, c, d);
+        let posts = if setup.steer.is_alone() { 1 } else { setup.conntrack_max };
+        Self {
+            steer: setup.steer,
+            conntrack: Conntrack::new(setup.conntrack_max, seed.clone(), now),
+            signposts: Signposts::new(posts, seed.clone()),
+            neighbours: Neighbours::new(seed),
+            rules: Arc::new(RuleCounters::new(setup.policy.spec().rules.len())),
+            policy: setup.policy,
+            fib: setup.fib,
+            interfaces: setup.interfaces,
+            stats: setup.stats,
+            reports: ArrayVec::new(),
+            notes: setup.notes,
+            refusals: ArrayVec::new(),
+            random: Random::new(a ^ d.rotate_left(17)),
+            log_limit: RateLimit::new(now),
+            epoch: 1,
+            policy_epoch: 1,
+        }
+    }
+
+    /// Judges by `policy` from now on; gives back what it replaces.
+    pub fn set_policy(&mut self, policy: Arc<Policy>, rules: Arc<RuleCounters>) -> (Arc<Policy>, Arc<RuleCounters>) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.policy_epoch = self.policy_epoch.wrapping_add(1);
+        (std::mem::replace(&mut self.policy, policy), std::mem::replace(&mut self.rules, rules))
+    }
+
+    /// Routes by `fib` from now on; gives back what it replaces.
+    pub fn set_fib(&mut self, fib: Arc<Fib>) -> Arc<Fib> {
+        self.epoch = self.epoch.wrapping_add(1);
+        std::mem::replace(&mut self.fib, fib)
+    }
+
+    /// The worker that must look at a packet, by what software can see of it: its own tuple's home, or for an ICMP
+    /// error that of the packet it quotes. What starts and finds nothing may be looked at anywhere.
+    pub fn home(&self, p: &Packet) -> WorkerId {
+        match p.kind {
+            L4::IcmpError(Some(q)) => self.steer.home(&q.tuple),
+            L4::IcmpError(None) | L4::Invalid(_) | L4::NeighbourDiscovery => self.steer.me(),
+            _ => self.steer.home(&p.tuple),
+        }
+    }
+
+    /// Takes a packet through all stages. `stale`: a signpost has led it astray already.
+    pub fn judge(&mut self, p: &mut Packet, stale: bool, now: Nanos) -> Outcome {
+        let from = self.policy.zone_of(p.in_port);
+        let untracked = match p.kind {
+            L4::NeighbourDiscovery => true,
+            _ => match self.policy.raw(&self.query(p, &p.tuple, CtState::Untracked, from, None)) {
+                RawAction::Notrack => true,
+                RawAction::Accept => false,
+                RawAction::Drop => return DropReason::RawRule.into(),
+            },
+        };
+        if untracked {
+            p.state = CtState::Untracked;
+            self.stats.classify(p.state, p.direction);
+            return self.stateless(p, from, None, now);
+        }
+        if let L4::IcmpError(quoted) = p.kind {
+            return self.error(p, quoted, from, stale, now);
+        }
+        loop {
+            let hit = match self.lookup(&p.tuple, now) {
+                Some(hit) => Some(hit),
+                None => match self.owner_of_miss(&p.tuple, p.kind, stale) {
+                    Some((owner, cause)) => return Outcome::Handover(owner, cause),
+                    None => None,
+                },
+            };
+            match self.conntrack.track(p, hit, &self.policy.spec().conntrack, now) {
+                Tracked::Conn { id, direction, first_reply, became_assured, end } => {
+                    let outcome = self.known(p, id, direction, from, now);
+                    if first_reply {
+                        self.stats.ct_event(CtEvent::Replied);
+                    }
+                    if became_assured {
+                        self.stats.ct_event(CtEvent::Assured);
+                    }
+                    if end && p.conn.is_some() {
+                        self.end(id, CtEvent::Closed, now);
+                    }
+                    return outcome;
+                }
+                Tracked::New(unconfirmed) => return self.first(p, unconfirmed, from, now),
+                Tracked::Reopen { old } => self.end(old, CtEvent::Closed, now),
+                Tracked::Invalid(reason) => {
+                    p.state = CtState::Invalid;
+                    self.stats.classify(p.state, p.direction);
+                    return self.stateless(p, from, Some(reason), now);
+                }
+            }
+        }
+    }
+
+    /// The live connection of `t`; one that has expired unnoticed is ended on the way.
+    fn lookup(&mut self, t: &Tuple, now: Nanos) -> Option<(ConnId, Direction)> {
+        let hit = self.conntrack.lookup(t, now);
+        if hit.is_none()
+            && let Some(id) = self.conntrack.stale(t, now)
+        {
+            self.end(id, CtEvent::Expired, now);
+        }
+        hit
+    }
+
+    /// Which other worker a tuple belongs to that no connection here has.
+    fn owner_of_miss(&self, t: &Tuple, kind: L4, stale: bool) -> Option<(WorkerId, HandoverCause)> {
+        if self.steer.is_alone() || matches!(kind, L4::Invalid(_)) {
+            return None;
+        }
+        let home = self.steer.home(t);
+        if home != self.steer.me() {
+            return Some((home, HandoverCause::Stale)); // a signpost sent it here, and its flow has ended
+        }
+        self.signposts.owner(t).filter(|_| !stale).map(|owner| (owner, HandoverCause::Signpost))
+    }
+
+    /// A packet of a known connection.
+    fn known(&mut self, p: &mut Packet, id: ConnId, direction: Direction, from: ZoneId, now: Nanos) -> Outcome {
+        let conn = self.conntrack.conn(id);
+        p.conn = Some(id);
+        p.direction = direction;
+        p.state = if direction == Direction::Reply || conn.flags.has(Flags::REPLIED) {
+            CtState::Established
+        } else {
+            CtState::New
+        };
+        self.stats.classify(p.state, direction);
+        let cached = conn.cache[direction.index()];
+        let current = cached.epoch == self.epoch && cached.state == p.state;
+        let (cached, l2) = match self.l2(p.in_port, &cached).filter(|_| current) {
+            Some(l2) => (cached, l2),
+            None => match self.find_out(p, id, direction, from, now) {
+                Ok(found) => found,
+                Err(refusal) => return refusal.into(),
+            },
+        };
+        let hop = !p.in_port.is_twin() && !cached.egress.is_twin();
+        let fragment = match self.limits(p, cached.egress, hop) {
+            Ok(fragment) => fragment,
+            Err(refusal) => return refusal.into(),
+        };
+        self.rules.count(cached.rule, u64::from(p.ip_len));
+        if !cached.accept {
+            return self.denied(p, cached.rule, None);
+        }
+        let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
+            Rewrite::Tuple(self.conntrack.tuple(id, direction.opposite()).inverse())
+        } else {
+            Rewrite::None
+        };
+        Outcome::Forward(Plan { egress: cached.egress, l2, rewrite, hop, fragment })
+    }
+
+    /// The link-layer destination of what was cached; `None` where the neighbour is not known any more.
+    #[inline]
+    fn l2(&self, in_port: PortIdx, cached: &Cached) -> Option<L2> {
+        if cached.egress.is_twin() || in_port.is_twin() {
+            return Some(L2::Keep);
+        }
+        self.neighbours.mac(cached.neighbour).map(L2::To)
+    }
+
+    /// Judges a connection again under a new policy, then finds rule, egress and neighbour of one direction and class.
+    fn find_out(
+        &mut self,
+        p: &mut Packet,
+        id: ConnId,
+        direction: Direction,
+        from: ZoneId,
+        now: Nanos,
+    ) -> Result<(Cached, L2), Refusal> {
+        if self.conntrack.conn(id).judged != self.policy_epoch {
+            if !self.still_allowed(p, id) {
+                self.end(id, CtEvent::Denied, now);
+                p.conn = None;
+                return Err(DropReason::PolicyReload.into());
+            }
+            self.conntrack.conn_mut(id).judged = self.policy_epoch;
+        }
+        let target = self.conntrack.tuple(id, direction.opposite()).inverse();
+        let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
+        let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
+        let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
+        let (neighbour, l2) = self.resolve(hop);
+        let cached = Cached {
+            epoch: self.epoch,
+            rule: verdict.rule,
+            state: p.state,
+            accept: verdict.accept,
+            egress: hop.egress,
+            neighbour,
+        };
+        self.conntrack.conn_mut(id).cache[direction.index()] = cached;
+        Ok((cached, l2))
+    }
+
+    /// Whether the policy would accept the connection's first packet today. Where there is no route at the moment, that
+    /// is not the policy's doing and the connection stays.
+    fn still_allowed(&self, p: &Packet, id: ConnId) -> bool {
+        let in_port = self.conntrack.conn(id).in_port;
+        let original = self.conntrack.tuple(id, Direction::Original);
+        let target = self.conntrack.tuple(id, Direction::Reply).inverse();
+        let Ok(hop) = self.route(p, in_port, original.src, target.dst) else { return true };
+        let seen = Tuple { dst: target.dst, dport: target.dport, ..original };
+        let mut query = self.query(p, &seen, CtState::New, self.policy.zone_of(in_port), Some(hop));
+        query.interface_in = (!in_port.is_twin()).then_some(in_port.interface());
+        query.tcp_flags = crate::conntrack::tcp::SYN;
+        self.policy.judge(&query).accept
+    }
+
+    /// The first packet of a connection.
+    fn first(&mut self, p: &mut Packet, mut u: Unconfirmed, from: ZoneId, now: Nanos) -> Outcome {
+        p.state = CtState::New;
+        self.stats.classify(p.state, Direction::Original);
+        if !p.in_port.is_twin()
+            && let Some(rule) = self.policy.dnat(&self.query(p, &p.tuple, p.state, from, None))
+        {
+            nat::dnat(&mut u, rule);
+        }
+        let target = u.reply.inverse();
+        let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
+        let hop = match self.route(p, p.in_port, p.tuple.src, target.dst) {
+            Ok(hop) => hop,
+            Err(refusal) => return refusal.into(),
+        };
+        let is_hop = hop.next.is_some();
+        let fragment = match self.limits(p, hop.egress, is_hop) {
+            Ok(fragment) => fragment,
+            Err(refusal) => return refusal.into(),
+        };
+        let query = self.query(p, &seen, p.state, from, Some(hop));
+        let verdict = self.policy.judge(&query);
+        let snat = if hop.egress.is_twin() { None } else { self.policy.snat(&query) };
+        let snat = snat.map(|r| (r.kind, r.preserve_port));
+        self.decided(p, &seen, verdict, now);
+        if !verdict.accept {
+            return self.denied(p, verdict.rule, None);
+        }
+        if let Err(reason) = self.choose_source(&mut u, snat, hop) {
+            return reason.into();
+        }
+        let id = match self.confirm(&u, p.ip_len, now) {
+            Ok(id) => id,
+            Err(reason) => return reason.into(),
+        };
+        p.conn = Some(id);
+        let (neighbour, l2) = self.resolve(hop);
+        let conn = self.conntrack.conn_mut(id);
+        conn.judged = self.policy_epoch;
+        conn.cache[Direction::Original.index()] = Cached {
+            epoch: self.epoch,
+            rule: verdict.rule,
+            state: p.state,
+            accept: true,
+            egress: hop.egress,
+            neighbour,
+        };
+        let rewrite = if u.is_translated() { Rewrite::Tuple(u.reply.inverse()) } else { Rewrite::None };
+        Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment })
+    }
+
+    /// An ICMP error: RELATED where it is about a connection, and translated as that is.
+    fn error(&mut self, p: &mut Packet, quoted: Option<Quoted>, from: ZoneId, stale: bool, now: Nanos) -> Outcome {
+        let about = quoted.filter(|q| q.tuple.src == p.tuple.dst).map(|q| (q, q.tuple.inverse()));
+        let hit = about.and_then(|(_, t)| self.lookup(&t, now));
+        let (Some((quoted, tuple)), Some((id, direction))) = (about, hit) else {
+            if let Some((_, t)) = about
+                && let Some((owner, cause)) = self.owner_of_miss(&t, p.kind, stale)
+            {
+                let cause = if cause == HandoverCause::Stale { cause } else { HandoverCause::IcmpError };
+                return Outcome::Handover(owner, cause);
+            }
+            p.state = CtState::Invalid;
+            self.stats.classify(p.state, p.direction);
+            return self.stateless(p, from, Some(DropReason::InvalidNoParent), now);
+        };
+        p.state = CtState::Related;
+        p.direction = direction;
+        p.conn = Some(id);
+        self.stats.classify(p.state, direction);
+        // The error goes the way of packets of `direction`; what it quotes went the other way.
+        let other = self.conntrack.tuple(id, direction.opposite());
+        let target = other.inverse();
+        let src = if target.src == tuple.src { p.tuple.src } else { target.src };
+        let to = ErrorTarget { src, dst: target.dst, quoted: other };
+        let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
+            Rewrite::Error(quoted, to)
+        } else {
+            Rewrite::None
+        };
+        let seen = Tuple { dst: target.dst, ..p.tuple };
+        self.uncached(p, &seen, rewrite, from, None, now)
+    }
+
+    /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
+    fn stateless(&mut self, p: &mut Packet, from: ZoneId, reason: Option<DropReason>, now: Nanos) -> Outcome {
+        let seen = p.tuple;
+        self.uncached(p, &seen, Rewrite::None, from, reason, now)
+    }
+
+    /// Route and filter of a packet for which nothing is cached.
+    fn uncached(
+        &mut self,
+        p: &Packet,
+        seen: &Tuple,
+        rewrite: Rewrite,
+        from: ZoneId,
+        reason: Option<DropReason>,
+        now: Nanos,
+    ) -> Outcome {
+        let hop = match self.route(p, p.in_port, p.tuple.src, seen.dst) {
+            Ok(hop) => hop,
+            Err(refusal) => return refusal.into(),
+        };
+        let is_hop = hop.next.is_some();
+        let fragment = match self.limits(p, hop.egress, is_hop) {
+            Ok(fragment) => fragment,
+            Err(refusal) => return refusal.into(),
+        };
+        let (_, l2) = self.resolve(hop);
+        let plan = Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment };
+        // Neighbour discovery on the gateway's own links is to IPv6 what ARP is to IPv4: not the policy's.
+        if p.kind == L4::NeighbourDiscovery && !is_hop {
+            return Outcome::Forward(plan);
+        }
+        let verdict = self.policy.judge(&self.query(p, seen, p.state, from, Some(hop)));
+        self.decided(p, seen, verdict, now);
+        if verdict.accept { Outcome::Forward(plan) } else { self.denied(p, verdict.rule, reason) }
+    }
+
+    /// Counts a rule's decision, and reports it where the rule wants that.
+    fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, now: Nanos) {
+        self.rules.count(verdict.rule, u64::from(p.ip_len));
+        if verdict.log && !self.reports.is_full() && self.log_limit.allow(now) {
+            self.reports.push(Event::RuleLog {
+                generation: self.policy.spec().generation,
+                rule: verdict.rule,
+                accepted: verdict.accept,
+                interface: p.in_port.interface(),
+                tuple: *seen,
+            });
+        }
+    }
+
+    /// The drop of a packet that rule `rule` denied; an INVALID one keeps the reason why it is.
+    fn denied(&self, _p: &Packet, rule: u32, invalid: Option<DropReason>) -> Outcome {
+        let by_default = rule as usize >= self.policy.spec().rules.len();
+        let reason = if by_default { DropReason::PolicyDefault } else { DropReason::PolicyRule };
+        invalid.unwrap_or(reason).into()
+    }
+
+    /// What the rules see of a packet.
+    fn query<'a>(&self, p: &Packet, tuple: &'a Tuple, state: CtState, from: ZoneId, hop: Option<Hop>) -> Query<'a> {
+        let to = hop.map(|h| if h.egress.is_twin() { ZoneId::LOCAL } else { self.policy.zone_of(h.egress) });
+        Query {
+            tuple,
+            l4_known: !matches!(p.kind, L4::Fragment | L4::Invalid(DropReason::InvalidLength)),
+            tcp_flags: p.tcp_flags(),
+            state,
+            from,
+            to,
+            interface_in: (!p.in_port.is_twin()).then_some(p.in_port.interface()),
+            interface_out: hop.filter(|h| !h.egress.is_twin()).map(|h| h.egress.interface()),
+        }
+    }
+
+    /// Ends connections that have expired, at most `budget` looked at.
+    pub fn tick(&mut self, mut budget: u32, now: Nanos) {
+        while let Some(id) = self.conntrack.tick(now, &mut budget) {
+            self.end(id, CtEvent::Expired, now);
+        }
+    }
+}

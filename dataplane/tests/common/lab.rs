@@ -1,0 +1,530 @@
+//! A gateway of one or more workers on heap ports, stepped in one thread in virtual time.
+//!
+//! ```text
+//!   10.0.0.2..250        lan               wan        198.51.100.10..250, and the world
+//!   fd00:1::2   ───────[ 10.0.0.1/24      198.51.100.1/24 ]─────── via 198.51.100.254
+//!                      [ fd00:1::1/64     2001:db8::1/64  ]        via 2001:db8::fe
+//! ```
+//! Workers are stepped in a random order drawn from a seed, so a failure can be replayed. Frames arrive as [`Arrival`]
+//! says: where RSS would bring them, or at any worker.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message};
+use dataplane::api::policy::*;
+use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, RuleCounters, WorkerStats};
+use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
+use dataplane::conntrack::tuple::{Direction, Tuple, proto};
+use dataplane::io::mem::{MemBuf, MemIo, Pool};
+use dataplane::io::{Buf, PortIdx};
+use dataplane::packet::CtState;
+use dataplane::parse::{self, Parsed};
+use dataplane::path::{Interface, Path, PathSetup};
+use dataplane::steer::{self, Steer, mesh};
+use dataplane::time::Nanos;
+use dataplane::worker::{Worker, WorkerSetup};
+
+use super::pkt::{Pkt, Seen};
+
+pub const LAN: PortIdx = PortIdx::wire(0);
+pub const WAN: PortIdx = PortIdx::wire(1);
+pub const LAN_TWIN: PortIdx = PortIdx::twin(0);
+pub const WAN_TWIN: PortIdx = PortIdx::twin(1);
+pub const LAN_ZONE: ZoneId = ZoneId(1);
+pub const WAN_ZONE: ZoneId = ZoneId(2);
+pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+/// The station behind every neighbour address of the lab is `HOST_MAC` with the interface in the last byte.
+pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 2, 0];
+
+/// At which worker frames arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Where a NIC with our key and table brings them.
+    Rss,
+    /// At any, in turn: a port without RSS.
+    Anywhere,
+}
+
+/// What a lab is made with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub workers: usize,
+    pub arrival: Arrival,
+    pub seed: u64,
+    pub conntrack_max: usize,
+    pub buffers: usize,
+    pub lan_mtu: u16,
+    pub wan_mtu: u16,
+    pub lan_vlan: Option<u16>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            arrival: Arrival::Rss,
+            seed: 1,
+            conntrack_max: 4096,
+            buffers: 4096,
+            lan_mtu: 1500,
+            wan_mtu: 1500,
+            lan_vlan: None,
+        }
+    }
+}
+
+/// The running gateway.
+pub struct Lab {
+    pub workers: Vec<Worker<MemIo>>,
+    pub now: Nanos,
+    pub pool: Pool,
+    pub stats: Vec<Arc<WorkerStats>>,
+    commands: Vec<Sender<Command>>,
+    messages: Receiver<Message>,
+    pub events: Vec<Event>,
+    arrival: Arrival,
+    turn: usize,
+    random: u64,
+    generation: u64,
+    before: BTreeMap<String, u64>,
+}
+
+/// A policy of the lab's zones: what tests add rules to.
+pub fn policy() -> PolicySpec {
+    PolicySpec {
+        generation: 1,
+        zones: vec!["local".into(), "lan".into(), "wan".into()],
+        interface_zones: vec![LAN_ZONE, WAN_ZONE],
+        raw: Vec::new(),
+        nat: Vec::new(),
+        rules: Vec::new(),
+        default: Action::Drop,
+        conntrack: ConntrackSpec { timeouts: Timeouts::default(), tcp_loose: true, checksum: true },
+    }
+}
+
+pub fn rule(name: &str, matches: Match, action: Action) -> RuleSpec {
+    RuleSpec { name: name.into(), matches, action, log: false }
+}
+
+pub fn state(states: &[CtState]) -> Match {
+    Match { state: states.to_vec(), ..Match::default() }
+}
+
+pub fn from_to(from: ZoneId, to: ZoneId) -> Match {
+    Match { from: vec![from], to: vec![to], ..Match::default() }
+}
+
+/// Established and related pass, invalid does not, lan may open connections to wan.
+pub fn usual() -> PolicySpec {
+    let mut p = policy();
+    p.rules = vec![
+        rule("established", state(&[CtState::Established, CtState::Related]), Action::Accept),
+        rule("invalid", state(&[CtState::Invalid]), Action::Drop),
+        rule("lan-out", Match { state: vec![CtState::New], ..from_to(LAN_ZONE, WAN_ZONE) }, Action::Accept),
+    ];
+    p
+}
+
+pub fn masquerade() -> NatRuleSpec {
+    NatRuleSpec {
+        name: "out".into(),
+        matches: from_to(LAN_ZONE, WAN_ZONE),
+        kind: NatKind::Masquerade,
+        preserve_port: PreservePort::Auto,
+    }
+}
+
+/// DNAT of TCP and UDP port `dport` of 198.51.100.1 to `to_address`:`to_port`, with the rule that lets it in.
+pub fn dnat(spec: &mut PolicySpec, dport: u16, to_address: &str, to_port: Option<u16>) {
+    spec.nat.push(NatRuleSpec {
+        name: format!("dnat-{dport}"),
+        matches: Match {
+            from: vec![WAN_ZONE],
+            proto: vec![proto::TCP, proto::UDP],
+            dport: vec![dport..=dport],
+            destination: Some(AddrMatch {
+                negate: false,
+                set: Arc::new(AddrSet::new(["198.51.100.1/32".parse().expect("prefix")], [])),
+            }),
+            ..Match::default()
+        },
+        kind: NatKind::Dnat { to_address: to_address.parse().expect("address"), to_port },
+        preserve_port: PreservePort::Auto,
+    });
+    spec.rules.push(rule(
+        &format!("dnat-{dport}"),
+        Match { state: vec![CtState::New], ..from_to(WAN_ZONE, LAN_ZONE) },
+        Action::Accept,
+    ));
+}
+
+/// The lab's routes and addresses.
+pub fn fib() -> FibSpec {
+    let net = |s: &str| s.parse().expect("prefix");
+    let via = |interface, gateway: Option<&str>| RouteTarget::Via {
+        interface,
+        gateway: gateway.map(|g| g.parse().expect("address")),
+    };
+    FibSpec {
+        routes: vec![
+            RouteSpec { prefix: net("10.0.0.0/24"), target: via(0, None) },
+            RouteSpec { prefix: net("198.51.100.0/24"), target: via(1, None) },
+            RouteSpec { prefix: net("0.0.0.0/0"), target: via(1, Some("198.51.100.254")) },
+            RouteSpec { prefix: net("fd00:1::/64"), target: via(0, None) },
+            RouteSpec { prefix: net("2001:db8::/64"), target: via(1, None) },
+            RouteSpec { prefix: net("::/0"), target: via(1, Some("2001:db8::fe")) },
+        ],
+        addresses: vec![
+            (0, net("10.0.0.1/24")),
+            (1, net("198.51.100.1/24")),
+            (0, net("fd00:1::1/64")),
+            (1, net("2001:db8::1/64")),
+        ],
+    }
+}
+
+impl Lab {
+    pub fn new(spec: PolicySpec) -> Self {
+        Self::with(spec, Setup::default())
+    }
+
+    pub fn with(spec: PolicySpec, setup: Setup) -> Self {
+        let pool = Pool::new(setup.buffers);
+        let policy = Arc::new(Policy::compile(spec).expect("policy"));
+        let fib = Arc::new(Fib::build(fib()));
+        let (messages_tx, messages) = crossbeam_channel::bounded(4096);
+        let interfaces = vec![
+            Interface { mac: LAN_MAC, mtu: setup.lan_mtu, vlan: setup.lan_vlan },
+            Interface { mac: WAN_MAC, mtu: setup.wan_mtu, vlan: None },
+        ];
+        let (mut workers, mut commands, mut stats) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (parcels, notes)) in mesh(setup.workers).into_iter().enumerate() {
+            let counters = Arc::new(WorkerStats::new(interfaces.len()));
+            let (tx, rx) = crossbeam_channel::bounded(256);
+            let path = Path::new(
+                PathSetup {
+                    steer: Steer::new(index as u16, setup.workers as u16),
+                    notes,
+                    interfaces: interfaces.clone(),
+                    stats: Arc::clone(&counters),
+                    conntrack_max: setup.conntrack_max,
+                    seeds: [setup.seed, index as u64, 3, 4],
+                    policy: Arc::clone(&policy),
+                    fib: Arc::clone(&fib),
+                },
+                Nanos(0),
+            );
+            let rss = vec![setup.arrival == Arrival::Rss; interfaces.len()];
+            let setup = WorkerSetup { index, burst: 32, rss, parcels, commands: rx, messages: messages_tx.clone() };
+            workers.push(Worker::new(setup, path, MemIo::new(interfaces.len(), pool.clone()), Nanos(0)));
+            commands.push(tx);
+            stats.push(counters);
+        }
+        let mut lab = Self {
+            workers,
+            now: Nanos::SECOND,
+            pool,
+            stats,
+            commands,
+            messages,
+            events: Vec::new(),
+            arrival: setup.arrival,
+            turn: 0,
+            random: setup.seed | 1,
+            generation: 1,
+            before: BTreeMap::new(),
+        };
+        for n in 2..=250u8 {
+            lab.neighbour(0, &format!("10.0.0.{n}"), true);
+        }
+        for n in 10..=254u8 {
+            lab.neighbour(1, &format!("198.51.100.{n}"), true);
+        }
+        lab.neighbour(0, "fd00:1::2", true);
+        lab.neighbour(1, "2001:db8::10", true);
+        lab.neighbour(1, "2001:db8::fe", true);
+        lab.run();
+        lab.changed();
+        lab
+    }
+
+    /// A neighbour appears or goes.
+    pub fn neighbour(&mut self, interface: u16, address: &str, there: bool) {
+        let mut mac = HOST_MAC;
+        mac[5] = interface as u8;
+        let update =
+            NeighbourUpdate { interface, address: address.parse().expect("address"), mac: there.then_some(mac) };
+        self.command(|| Command::Neighbour(update));
+    }
+
+    /// Tells every worker, and lets them act.
+    pub fn command(&mut self, make: impl Fn() -> Command) {
+        for c in &self.commands {
+            c.send(make()).expect("the worker lives");
+        }
+        self.run();
+    }
+
+    /// Puts a policy into force.
+    pub fn reload(&mut self, mut spec: PolicySpec) {
+        self.generation += 1;
+        spec.generation = self.generation;
+        let rules = spec.rules.len();
+        let policy = Arc::new(Policy::compile(spec).expect("policy"));
+        self.command(|| Command::Policy { policy: Arc::clone(&policy), rules: Arc::new(RuleCounters::new(rules)) });
+    }
+
+    /// Puts a forwarding table into force.
+    pub fn reroute(&mut self, spec: FibSpec) {
+        let fib = Arc::new(Fib::build(spec));
+        self.command(|| Command::Fib(Arc::clone(&fib)));
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// A frame arrives; nothing is processed yet.
+    pub fn arrive(&mut self, port: PortIdx, bytes: &[u8]) {
+        let buf = self.pool.frame(bytes).expect("a buffer is free");
+        self.arrive_buf(port, buf);
+    }
+
+    /// The same, for a buffer with properties of its own.
+    pub fn arrive_buf(&mut self, port: PortIdx, buf: MemBuf) {
+        let workers = self.workers.len();
+        let (worker, buf) = match self.arrival {
+            // The kernel's side has no RSS of ours.
+            Arrival::Rss if !port.is_twin() => {
+                let hash = rss(buf.bytes(), port);
+                let entry = steer::reta_entry(hash.unwrap_or(0) as usize % steer::RETA_SIZE, workers as u16);
+                let buf = match hash {
+                    Some(h) => buf.with_rss(h),
+                    None => buf,
+                };
+                (usize::from(entry), buf)
+            }
+            _ => {
+                self.turn += 1;
+                (self.turn % workers, buf)
+            }
+        };
+        self.workers[worker].io().inject(port, buf);
+    }
+
+    /// Steps workers in random order until a turn of all of them moves nothing.
+    pub fn run(&mut self) {
+        loop {
+            for _ in 0..self.workers.len() {
+                let n = (self.random() % self.workers.len() as u64) as usize;
+                self.workers[n].step(self.now);
+                self.now = self.now + Nanos(1000);
+            }
+            let mut busy = false;
+            for w in &mut self.workers {
+                busy |= w.step(self.now);
+            }
+            if !busy {
+                break;
+            }
+        }
+        self.events.extend(self.messages.try_iter().map(|m| m.event));
+    }
+
+    /// Time passes; timers run.
+    pub fn wait(&mut self, time: Nanos) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = (self.now + Nanos::from_millis(100)).min(end);
+            for w in &mut self.workers {
+                w.step(self.now);
+            }
+        }
+        self.run();
+    }
+
+    /// All frames that have left by `port` since the last time, in the workers' order.
+    pub fn sent(&mut self, port: PortIdx) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        for w in &mut self.workers {
+            while let Some(buf) = w.io().sent(port) {
+                out.push(buf.bytes().to_vec());
+            }
+        }
+        out
+    }
+
+    /// Sends `p` in by `port` (to the gateway's MAC address, unless it says otherwise) and gives all that left, with
+    /// the ports it left by.
+    pub fn send(&mut self, port: PortIdx, p: &Pkt) -> Vec<(PortIdx, Seen)> {
+        let mut p = p.clone();
+        if p.dst_mac == [0; 6] {
+            p.dst_mac = if port.interface() == 0 { LAN_MAC } else { WAN_MAC };
+        }
+        self.arrive(port, &p.frame());
+        self.run();
+        self.collect()
+    }
+
+    /// All that has left, read.
+    pub fn collect(&mut self) -> Vec<(PortIdx, Seen)> {
+        let mut out = Vec::new();
+        for port in [LAN, WAN, LAN_TWIN, WAN_TWIN] {
+            out.extend(self.sent(port).iter().map(|f| (port, Seen::read(f))));
+        }
+        out
+    }
+
+    /// Sends `p` and expects exactly one packet, out of `egress`.
+    #[track_caller]
+    pub fn passes(&mut self, port: PortIdx, p: &Pkt, egress: PortIdx) -> Seen {
+        let mut out = self.send(port, p);
+        assert_eq!(out.len(), 1, "one packet expected, drops: {:?}, got {out:?}", self.drops());
+        let (at, seen) = out.remove(0);
+        assert_eq!(at, egress, "left by another port: {seen:?}");
+        seen
+    }
+
+    /// Sends `p` and expects it to be dropped, for `reason` alone, with nothing sent.
+    #[track_caller]
+    pub fn refuses(&mut self, port: PortIdx, p: &Pkt, reason: DropReason) {
+        let before = self.drop_count(reason);
+        let all = self.total_drops();
+        let out = self.send(port, p);
+        assert!(out.is_empty(), "nothing expected, got {out:?}");
+        assert_eq!(self.drop_count(reason), before + 1, "not {}: {:?}", reason.label(), self.drops());
+        assert_eq!(self.total_drops(), all + 1, "more drops: {:?}", self.drops());
+    }
+
+    pub fn drop_count(&self, reason: DropReason) -> u64 {
+        self.stats.iter().map(|s| s.drops[reason as usize].value()).sum()
+    }
+
+    pub fn total_drops(&self) -> u64 {
+        DropReason::ALL.iter().map(|&r| self.drop_count(r)).sum()
+    }
+
+    /// The drops so far that are not zero.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        DropReason::ALL.iter().map(|&r| (r.label(), self.drop_count(r))).filter(|&(_, n)| n > 0).collect()
+    }
+
+    pub fn handovers(&self, cause: HandoverCause) -> u64 {
+        self.stats.iter().map(|s| s.handovers[cause as usize].value()).sum()
+    }
+
+    pub fn entries(&self) -> usize {
+        self.workers.iter().map(|w| w.path().conntrack.count()).sum()
+    }
+
+    pub fn signposts(&self) -> usize {
+        self.workers.iter().map(|w| w.path().signposts.count()).sum()
+    }
+
+    pub fn leases(&self) -> u64 {
+        self.stats.iter().flat_map(|s| &s.nat_leases.leases).fold(0, |n, c| n.wrapping_add(c.value()))
+    }
+
+    /// All connections, as `conntrack list` gets them.
+    pub fn conns(&mut self) -> Vec<ConnView> {
+        let mut all = Vec::new();
+        for n in 0..self.workers.len() {
+            let mut cursor = 0;
+            loop {
+                let command = Command::List { cursor, filter: ConnFilter::default(), into: Vec::with_capacity(8) };
+                self.commands[n].send(command).expect("the worker lives");
+                self.workers[n].step(self.now);
+                let mut answer = None;
+                for m in self.messages.try_iter() {
+                    match m.event {
+                        Event::Listed { next, conns } => answer = Some((next, conns)),
+                        other => self.events.push(other),
+                    }
+                }
+                let (next, conns) = answer.expect("an answer");
+                all.extend(conns);
+                match next {
+                    Some(c) => cursor = c,
+                    None => break,
+                }
+            }
+        }
+        all
+    }
+
+    /// Every counter that is not zero, by its metric name. Frames and bytes of ports are left out.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        let mut add = |name: String, n: u64| *all.entry(name).or_insert(0) += n;
+        for s in &self.stats {
+            for &r in DropReason::ALL {
+                add(format!("drop {}", r.label()), s.drops[r as usize].value());
+            }
+            for c in CtState::ALL {
+                for (d, name) in [(Direction::Original, "original"), (Direction::Reply, "reply")] {
+                    add(format!("class {} {name}", c.label()), s.classified[c as usize][d.index()].value());
+                }
+            }
+            for &c in HandoverCause::ALL {
+                add(format!("handover {}", c.label()), s.handovers[c as usize].value());
+            }
+            for &e in CtEvent::ALL {
+                add(format!("event {}", e.label()), s.ct_events[e as usize].value());
+            }
+            for &k in IcmpErrorKind::ALL {
+                add(format!("icmp {}", k.label()), s.icmp_errors[k as usize].value());
+            }
+            add("nat failures".into(), s.nat_failures.value());
+        }
+        all.retain(|_, n| *n > 0);
+        all
+    }
+
+    /// What has changed since the last call: `name +n`, all counters but traffic.
+    pub fn changed(&mut self) -> Vec<String> {
+        let now = self.counters();
+        let diff = now
+            .iter()
+            .filter_map(|(k, &n)| {
+                let d = n - self.before.get(k).copied().unwrap_or(0);
+                (d > 0).then(|| format!("{k} +{d}"))
+            })
+            .collect();
+        self.before = now;
+        diff
+    }
+
+    /// Asserts that exactly these counters have moved since the last time.
+    #[track_caller]
+    pub fn moved(&mut self, expected: &[&str]) {
+        let mut got = self.changed();
+        // Which worker a packet passes on its way is the arrival's business.
+        got.retain(|g| !g.starts_with("handover"));
+        assert_eq!(got, expected);
+    }
+}
+
+/// What a NIC with our key computes: addresses and ports of TCP and UDP, addresses alone of all other IP.
+fn rss(bytes: &[u8], port: PortIdx) -> Option<u32> {
+    let receiver = parse::Receiver { port: PortIdx::twin(port.interface()), mac: [0; 6], vlan: None, verify: false };
+    match parse::frame(bytes, &receiver, dataplane::io::RxChecksum::Unknown) {
+        Ok(Parsed::Ip(p)) => Some(steer::toeplitz(&p.tuple)),
+        _ => None,
+    }
+}
+
+pub fn ip(s: &str) -> IpAddr {
+    s.parse().expect("address")
+}
+
+pub fn tuple(src: &str, sport: u16, dst: &str, dport: u16, proto: u8) -> Tuple {
+    Tuple { src: ip(src), dst: ip(dst), proto, sport, dport }
+}

@@ -1,0 +1,6 @@
+//! What whole-worker tests share: packets to build and read ([`pkt`]), a gateway to send them through ([`lab`]).
+#![allow(dead_code, clippy::cast_possible_truncation, clippy::disallowed_types, clippy::too_many_arguments)]
+#![allow(clippy::precedence, clippy::wrong_self_convention)]
+
+pub mod lab;
+pub mod pkt;

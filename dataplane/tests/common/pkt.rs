@@ -1,0 +1,318 @@
+//! Frames: built from what a test means, read back into what it wants to see.
+
+use std::net::IpAddr;
+
+use dataplane::conntrack::tuple::proto;
+use dataplane::parse::{be16_at, checksum};
+
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+
+/// A packet as a test writes it.
+#[derive(Clone, Debug)]
+pub struct Pkt {
+    pub src_mac: [u8; 6],
+    pub dst_mac: [u8; 6],
+    pub vlan: Option<u16>,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub ttl: u8,
+    pub dont_fragment: bool,
+    pub id: u16,
+    /// IPv4: `(offset in bytes, more)`.
+    pub fragment: Option<(u16, bool)>,
+    pub proto: u8,
+    /// Transport header and payload, checksum in place.
+    pub l4: Vec<u8>,
+}
+
+fn base(src: &str, dst: &str, proto: u8) -> Pkt {
+    Pkt {
+        src_mac: [2, 0, 0, 0, 0, 0x10],
+        dst_mac: [0; 6],
+        vlan: None,
+        src: src.parse().expect("address"),
+        dst: dst.parse().expect("address"),
+        ttl: 64,
+        dont_fragment: false,
+        id: 1,
+        fragment: None,
+        proto,
+        l4: Vec::new(),
+    }
+}
+
+/// A UDP datagram.
+pub fn udp(src: &str, sport: u16, dst: &str, dport: u16, payload: &[u8]) -> Pkt {
+    let mut p = base(src, dst, proto::UDP);
+    p.l4.extend(sport.to_be_bytes());
+    p.l4.extend(dport.to_be_bytes());
+    p.l4.extend(((8 + payload.len()) as u16).to_be_bytes());
+    p.l4.extend([0, 0]);
+    p.l4.extend(payload);
+    p.seal(6)
+}
+
+/// A TCP segment.
+pub fn tcp(src: &str, sport: u16, dst: &str, dport: u16, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Pkt {
+    let mut p = base(src, dst, proto::TCP);
+    p.l4.extend(sport.to_be_bytes());
+    p.l4.extend(dport.to_be_bytes());
+    p.l4.extend(seq.to_be_bytes());
+    p.l4.extend(ack.to_be_bytes());
+    p.l4.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    p.l4.extend(payload);
+    p.seal(16)
+}
+
+/// An ICMP or ICMPv6 message, by the addresses' version.
+pub fn icmp(src: &str, dst: &str, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Pkt {
+    let v4 = src.contains('.');
+    let mut p = base(src, dst, if v4 { proto::ICMP } else { proto::ICMPV6 });
+    p.l4.extend([kind, code, 0, 0]);
+    p.l4.extend(rest);
+    p.l4.extend(payload);
+    p.seal(2)
+}
+
+/// An echo request.
+pub fn ping(src: &str, dst: &str, id: u16, seq: u16) -> Pkt {
+    let kind = if src.contains('.') { 8 } else { 128 };
+    let [a, b] = id.to_be_bytes();
+    let [c, d] = seq.to_be_bytes();
+    icmp(src, dst, kind, 0, [a, b, c, d], b"0123456789abcdef")
+}
+
+/// Any other protocol.
+pub fn other(src: &str, dst: &str, proto: u8, payload: &[u8]) -> Pkt {
+    let mut p = base(src, dst, proto);
+    p.l4 = payload.to_vec();
+    p
+}
+
+impl Pkt {
+    /// Puts the right checksum at offset `at` of the transport header.
+    fn seal(mut self, at: usize) -> Self {
+        self.l4[at..at + 2].fill(0);
+        let sum = if self.proto == proto::ICMP {
+            checksum::sum(&self.l4)
+        } else {
+            let pseudo = checksum::pseudo(self.src, self.dst, self.proto, self.l4.len());
+            checksum::fold(checksum::add(pseudo, &self.l4))
+        };
+        let sum = match !sum {
+            0 if self.proto == proto::UDP => 0xffff,
+            s => s,
+        };
+        self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub fn df(mut self) -> Self {
+        self.dont_fragment = true;
+        self
+    }
+
+    pub fn vlan(mut self, id: u16) -> Self {
+        self.vlan = Some(id);
+        self
+    }
+
+    pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
+        self.dst_mac = mac;
+        self
+    }
+
+    pub fn from_mac(mut self, mac: [u8; 6]) -> Self {
+        self.src_mac = mac;
+        self
+    }
+
+    /// The IP packet.
+    pub fn ip(&self) -> Vec<u8> {
+        let mut b = Vec::new();
+        match (self.src, self.dst) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                b.extend([0x45, 0]);
+                b.extend(((20 + self.l4.len()) as u16).to_be_bytes());
+                b.extend(self.id.to_be_bytes());
+                let (offset, more) = self.fragment.unwrap_or((0, false));
+                let field = offset / 8 | u16::from(more) << 13 | u16::from(self.dont_fragment) << 14;
+                b.extend(field.to_be_bytes());
+                b.extend([self.ttl, self.proto, 0, 0]);
+                b.extend(s.octets());
+                b.extend(d.octets());
+                let sum = !checksum::sum(&b);
+                b[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                b.extend([0x60, 0, 0, 0]);
+                b.extend((self.l4.len() as u16).to_be_bytes());
+                b.extend([self.proto, self.ttl]);
+                b.extend(s.octets());
+                b.extend(d.octets());
+            }
+            _ => panic!("two IP versions"),
+        }
+        b.extend(&self.l4);
+        b
+    }
+
+    /// The Ethernet frame.
+    pub fn frame(&self) -> Vec<u8> {
+        let mut b = Vec::new();
+        b.extend(self.dst_mac);
+        b.extend(self.src_mac);
+        if let Some(id) = self.vlan {
+            b.extend([0x81, 0x00]);
+            b.extend(id.to_be_bytes());
+        }
+        b.extend(if self.src.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+        b.extend(self.ip());
+        b
+    }
+
+    /// The IPv4 packet cut into fragments with `step` bytes of payload each (a multiple of 8).
+    pub fn fragments(&self, step: usize) -> Vec<Pkt> {
+        let count = self.l4.len().div_ceil(step);
+        (0..count)
+            .map(|n| {
+                let mut p = self.clone();
+                p.fragment = Some(((n * step) as u16, n + 1 < count));
+                p.l4 = self.l4[n * step..self.l4.len().min((n + 1) * step)].to_vec();
+                p
+            })
+            .collect()
+    }
+}
+
+/// A packet as it left the gateway. Reading one asserts that all its checksums are right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub src_mac: [u8; 6],
+    pub dst_mac: [u8; 6],
+    pub vlan: Option<u16>,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub ttl: u8,
+    pub proto: u8,
+    /// Ports; ICMP: identifier (or unused field) and type and code.
+    pub sport: u16,
+    pub dport: u16,
+    pub tcp_flags: u8,
+    /// `(offset in bytes, more)`.
+    pub fragment: Option<(u16, bool)>,
+    pub ip_len: usize,
+    /// What follows the transport header (for ICMP: its 8 bytes).
+    pub payload: Vec<u8>,
+}
+
+impl Seen {
+    /// Reads a frame.
+    pub fn read(frame: &[u8]) -> Self {
+        let (ethertype, l3, vlan) = if be16_at(frame, 12) == 0x8100 {
+            (be16_at(frame, 16), 18, Some(be16_at(frame, 14)))
+        } else {
+            (be16_at(frame, 12), 14, None)
+        };
+        let mut seen = match ethertype {
+            0x0800 => Self::ipv4(&frame[l3..]),
+            0x86dd => Self::ipv6(&frame[l3..]),
+            other => panic!("ethertype {other:#06x}"),
+        };
+        seen.dst_mac.copy_from_slice(&frame[..6]);
+        seen.src_mac.copy_from_slice(&frame[6..12]);
+        seen.vlan = vlan;
+        seen
+    }
+
+    fn ipv4(b: &[u8]) -> Self {
+        assert_eq!(checksum::sum(&b[..20]), 0xffff, "IPv4 checksum");
+        let len = usize::from(be16_at(b, 2));
+        assert_eq!(len, b.len(), "no padding leaves");
+        let field = be16_at(b, 6);
+        let fragment = (field & 0x3fff != 0).then_some(((field & 0x1fff) * 8, field & 0x2000 != 0));
+        let address = |at: usize| IpAddr::from([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        Self::l4(address(12), address(16), b[8], b[9], fragment, len, &b[20..])
+    }
+
+    fn ipv6(b: &[u8]) -> Self {
+        let len = 40 + usize::from(be16_at(b, 4));
+        assert_eq!(len, b.len(), "no padding leaves");
+        let address = |at: usize| {
+            let mut a = [0u8; 16];
+            a.copy_from_slice(&b[at..at + 16]);
+            IpAddr::from(a)
+        };
+        Self::l4(address(8), address(24), b[7], b[6], None, len, &b[40..])
+    }
+
+    fn l4(src: IpAddr, dst: IpAddr, ttl: u8, p: u8, fragment: Option<(u16, bool)>, ip_len: usize, b: &[u8]) -> Self {
+        if fragment.is_none() {
+            let right = match p {
+                proto::ICMP if src.is_ipv4() => checksum::sum(b) == 0xffff,
+                proto::UDP if be16_at(b, 6) == 0 => true,
+                proto::TCP | proto::UDP | proto::ICMPV6 => checksum::transport_ok(src, dst, p, b),
+                _ => true,
+            };
+            assert!(right, "transport checksum of {src} > {dst} protocol {p}");
+        }
+        let (sport, dport, flags, payload) = match p {
+            proto::TCP if b.len() >= 20 => (be16_at(b, 0), be16_at(b, 2), b[13], &b[20..]),
+            proto::UDP if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
+            proto::ICMP | proto::ICMPV6 if b.len() >= 8 => (be16_at(b, 4), be16_at(b, 0), 0, &b[8..]),
+            _ => (0, 0, 0, b),
+        };
+        Self {
+            src_mac: [0; 6],
+            dst_mac: [0; 6],
+            vlan: None,
+            src,
+            dst,
+            ttl,
+            proto: p,
+            sport,
+            dport,
+            tcp_flags: flags,
+            fragment,
+            ip_len,
+            payload: payload.to_vec(),
+        }
+    }
+
+    /// `src:sport > dst:dport`, for assertions that a person reads.
+    pub fn flow(&self) -> String {
+        let Self { src, sport, dst, dport, .. } = self;
+        if matches!(self.proto, proto::TCP | proto::UDP) {
+            format!("{src}:{sport} > {dst}:{dport}")
+        } else if matches!(self.proto, proto::ICMP | proto::ICMPV6) {
+            format!("{src} > {dst} icmp {}/{} id {sport}", dport >> 8, dport & 0xff)
+        } else {
+            format!("{src} > {dst}")
+        }
+    }
+
+    /// The packet that an ICMP error quotes; its own checksums are asserted where it is whole.
+    pub fn quoted(&self) -> Self {
+        let b = &self.payload;
+        if self.src.is_ipv4() {
+            let len = usize::from(be16_at(b, 2));
+            assert_eq!(checksum::sum(&b[..20]), 0xffff, "quoted IPv4 checksum");
+            if len == b.len() {
+                return Self::ipv4(b);
+            }
+            let address = |at: usize| IpAddr::from([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+            Self::l4(address(12), address(16), b[8], b[9], Some((0, true)), len, &b[20..])
+        } else {
+            Self::ipv6(b)
+        }
+    }
+}
