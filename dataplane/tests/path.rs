@@ -1,6 +1,8 @@
 //! Stories of plain forwarding and filtering, on one, two and four workers.
 //! The topology is drawn in `common/lab.rs`.
 
+#![allow(clippy::cast_possible_truncation)]
+
 mod common;
 
 use common::lab::*;
