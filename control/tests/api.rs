@@ -36,15 +36,9 @@ fn status_says_what_runs() {
     let text = lab.ctl(&["status"]).expect("status");
     assert!(text.starts_with(&format!("sluiced {} (DPDK none), pid ", env!("CARGO_PKG_VERSION"))), "{text}");
     assert!(text.contains("policy generation 1 from "), "{text}");
-    assert!(
-        text.contains("2 workers in ordinary pages, 1 of 2 interfaces up\n0 of 2000 connections\n"),
-        "{text}"
-    );
+    assert!(text.contains("2 workers in ordinary pages, 1 of 2 interfaces up\n0 of 2000 connections\n"), "{text}");
     let status = json(&lab.ctl(&["--json", "status"]).expect("status"));
-    assert_eq!(
-        (&status["ready"], &status["generation"], &status["workers"]),
-        (&true.into(), &1.into(), &2.into())
-    );
+    assert_eq!((&status["ready"], &status["generation"], &status["workers"]), (&true.into(), &1.into(), &2.into()));
     lab.stop();
 }
 
@@ -115,10 +109,7 @@ fn rule_counters_are_carried_over_a_reload_by_name() {
     count(&lab, 1, 0, 2);
     count(&lab, 1, 1, 1); // lan-out
     count(&lab, 0, 3, 4); // default
-    assert_eq!(
-        (of(&lab, "established"), of(&lab, "lan-out"), of(&lab, "ssh")),
-        (Some(7.0), Some(1.0), Some(0.0))
-    );
+    assert_eq!((of(&lab, "established"), of(&lab, "lan-out"), of(&lab, "ssh")), (Some(7.0), Some(1.0), Some(0.0)));
     lab.write(CHANGED);
     lab.ctl(&["reload"]).expect("reload");
     count(&lab, 0, 0, 10); // lan-out is first now
@@ -202,10 +193,7 @@ fn counters_of_all_workers_are_added_up() {
     assert_eq!(lab.metric("sluice_burst_seconds_count"), Some(4.0));
     assert!(lab.metric(r#"sluice_worker_cycles_total{worker="1",kind="busy"}"#).is_some_and(|c| c >= 100.0));
     let interfaces = json(&lab.ctl(&["--json", "show", "interfaces"]).expect("interfaces"));
-    assert_eq!(
-        (&interfaces[0]["rx_packets"], &interfaces[0]["mac"]),
-        (&21.into(), &"02:00:00:00:00:00".into())
-    );
+    assert_eq!((&interfaces[0]["rx_packets"], &interfaces[0]["mac"]), (&21.into(), &"02:00:00:00:00:00".into()));
     lab.stop();
 }
 
@@ -302,23 +290,14 @@ fn tables_are_aligned_for_people() {
 ";
     assert_eq!(rules, expect);
     let nat = lab.ctl(&["show", "nat"]).expect("nat");
-    assert_eq!(
-        nat.lines().nth(1),
-        Some("1  out   masquerade  from lan to wan  the egress interface's address")
-    );
+    assert_eq!(nat.lines().nth(1), Some("1  out   masquerade  from lan to wan  the egress interface's address"));
     let sets = lab.ctl(&["show", "sets"]).expect("sets");
     assert_eq!(sets, "NAME  IPV4 RANGES  IPV6 RANGES\nmgmt            2            0\n");
     for part in ["interfaces", "routes", "neighbours", "workers"] {
-        assert!(
-            lab.ctl(&["show", part]).expect(part).lines().next().is_some_and(|l| !l.ends_with(' ')),
-            "{part}"
-        );
+        assert!(lab.ctl(&["show", part]).expect(part).lines().next().is_some_and(|l| !l.ends_with(' ')), "{part}");
     }
     let stats = lab.ctl(&["conntrack", "stats"]).expect("stats");
-    assert!(
-        stats.starts_with("worker=0 entries=0 limit=1000 ") && stats.contains(" early_drop=0 "),
-        "{stats}"
-    );
+    assert!(stats.starts_with("worker=0 entries=0 limit=1000 ") && stats.contains(" early_drop=0 "), "{stats}");
     lab.stop();
 }
 
@@ -362,8 +341,7 @@ fn nobody_there_is_one_sentence_and_status_1() {
     let out = ctl(&["status", "--wait", "0.1"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(
-        String::from_utf8_lossy(&out.stderr)
-            .starts_with("sluicectl: sluiced was not ready within 0.1 s: cannot reach")
+        String::from_utf8_lossy(&out.stderr).starts_with("sluicectl: sluiced was not ready within 0.1 s: cannot reach")
     );
 }
 
@@ -372,9 +350,8 @@ fn check_needs_no_gateway() {
     let dir = std::env::temp_dir().join(format!("sluice-check-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("folder");
     let minimal = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/minimal.yaml");
-    let check = |file: &str| {
-        Command::new(env!("CARGO_BIN_EXE_sluicectl")).args(["check", file]).output().expect("sluicectl")
-    };
+    let check =
+        |file: &str| Command::new(env!("CARGO_BIN_EXE_sluicectl")).args(["check", file]).output().expect("sluicectl");
     let good = check(minimal);
     assert_eq!(
         (good.status.code(), String::from_utf8_lossy(&good.stdout)),
@@ -391,9 +368,8 @@ fn check_needs_no_gateway() {
 #[test]
 fn the_daemon_checks_a_file_too_and_says_its_version() {
     let minimal = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/minimal.yaml");
-    let sluiced = |arguments: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_sluiced")).args(arguments).output().expect("sluiced")
-    };
+    let sluiced =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_sluiced")).args(arguments).output().expect("sluiced");
     assert!(sluiced(&["--config", minimal, "--check"]).status.success());
     let version = sluiced(&["-V"]);
     assert_eq!(String::from_utf8_lossy(&version.stdout), format!("sluiced {}\n", env!("CARGO_PKG_VERSION")));
@@ -406,8 +382,7 @@ fn a_stuck_worker_is_named_and_two_dumps_take_turns() {
     let lab = Lab::start(2, RULES);
     lab.fake.seen[0].lock().conns = (0..3000).map(tcp_conn).collect();
     std::thread::scope(|s| {
-        let dumps: Vec<_> =
-            (0..4).map(|_| s.spawn(|| lab.ctl(&["conntrack", "list"]).expect("list"))).collect();
+        let dumps: Vec<_> = (0..4).map(|_| s.spawn(|| lab.ctl(&["conntrack", "list"]).expect("list"))).collect();
         for d in dumps {
             assert_eq!(d.join().expect("dump").lines().count(), 3000);
         }

@@ -15,7 +15,7 @@ use std::process::{Child, Command as Process};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Fake, Seen};
+use common::{Fake, Lab, Seen, eventually};
 use control::config::{Config, ControlConfig, Interface, StaticNeighbour, StaticRoute};
 use control::kernel::mirror::Mirror;
 use control::kernel::setup;
@@ -47,12 +47,8 @@ fn config() -> Config {
         addresses: addresses.iter().map(|a| a.parse().expect("prefix")).collect(),
         mtu: 1400,
     };
-    let launch = |name: &&str| InterfaceConfig {
-        name: (*name).to_owned(),
-        device: String::new(),
-        mtu: 1400,
-        vlan: None,
-    };
+    let launch =
+        |name: &&str| InterfaceConfig { name: (*name).to_owned(), device: String::new(), mtu: 1400, vlan: None };
     Config {
         launch: LaunchConfig {
             workers: vec![0],
@@ -62,8 +58,9 @@ fn config() -> Config {
             file_prefix: String::new(),
             interfaces: names.iter().map(launch).collect(),
             conntrack_max: 1,
+            mbufs: None,
+            twins: true,
         },
-        mbufs: None,
         policy: PolicySpec {
             generation: 0,
             zones: vec!["local".into(), "any".into()],
@@ -76,22 +73,14 @@ fn config() -> Config {
         },
         interfaces: names.iter().zip(&addresses).map(interface).collect(),
         routes: vec![
-            StaticRoute {
-                to: "0.0.0.0/0".parse().expect("prefix"),
-                via: Some(ip("198.51.100.1")),
-                interface: Some(1),
-            },
+            StaticRoute { to: "0.0.0.0/0".parse().expect("prefix"), via: Some(ip("198.51.100.1")), interface: Some(1) },
             StaticRoute {
                 to: "2001:db8:2::/48".parse().expect("prefix"),
                 via: Some(ip("2001:db8:1::2")),
                 interface: Some(0),
             },
         ],
-        neighbours: vec![StaticNeighbour {
-            interface: 1,
-            address: ip("198.51.100.1"),
-            mac: [2, 0, 0, 0, 0, 9],
-        }],
+        neighbours: vec![StaticNeighbour { interface: 1, address: ip("198.51.100.1"), mac: [2, 0, 0, 0, 0, 9] }],
         metrics_listen: None,
         control: ControlConfig { socket: PathBuf::from("/nonexistent"), group: None },
         sets: Vec::new(),
@@ -145,10 +134,8 @@ async fn until(what: &str, within: Duration, mut done: impl FnMut() -> bool) {
 
 const SOON: Duration = Duration::from_secs(1);
 
-/// Runs `story` in a fresh namespace with both interfaces set up and mirrored.
-fn in_namespace<F: Future<Output = ()>>(
-    story: impl FnOnce(Bench, rtnetlink::Handle, Config) -> F + Send + 'static,
-) {
+/// Runs `story` on a thread in a fresh namespace that has both links, with the other ends in a second namespace.
+fn in_empty_namespace(story: impl FnOnce(Far) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
             eprintln!("skipped: no network namespace can be made: {e}");
@@ -162,36 +149,43 @@ fn in_namespace<F: Future<Output = ()>>(
             std::thread::yield_now();
         }
         run(&format!(
-            "ip link set lo up; ip link add lan type veth peer name far netns {pid}; ip link add wan type veth peer name beyond netns {pid}
-             nsenter -t {pid} -n ip link set beyond up
+            "ip link set lo up
+             ip link add lan type veth peer name far netns {pid}; ip link add wan type veth peer name beyond netns {pid}
              nsenter -t {pid} -n ip link set far address 02:00:00:00:00:0a up
+             nsenter -t {pid} -n ip link set beyond up
              nsenter -t {pid} -n ip addr add 192.0.2.10/24 dev far",
             pid = far.0.id()
         ));
+        story(far);
+    });
+    if let Err(e) = thread.join() {
+        std::panic::resume_unwind(e);
+    }
+}
+
+/// Runs `story` in a fresh namespace with both interfaces set up and mirrored.
+fn in_namespace<F: Future<Output = ()>>(story: impl FnOnce(Bench, rtnetlink::Handle, Config) -> F + Send + 'static) {
+    in_empty_namespace(move |far| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         runtime.block_on(async {
             let config = config();
-            let (handle, fake) = Fake::start(1, 2);
+            let (attachment, fake) = Fake::start(1, 2);
             let ledger = Arc::new(Mutex::new(Ledger::default()));
-            let (workers, wishes) =
-                Workers::attach(&handle, vec!["lan".into(), "wan".into()], ledger).expect("thread");
+            let names = vec!["lan".into(), "wan".into()];
+            let (workers, wishes) = Workers::attach(attachment, names, ledger).expect("thread");
             let (connection, netlink, _) = rtnetlink::new_connection().expect("netlink");
             tokio::spawn(connection);
             setup::bring_up(&netlink, &config).await.expect("the kernel takes the configuration");
-            // A mirror that stops taking ARP's time for granted: ask thrice, quickly.
+            // Three questions in 150 ms instead of 3 s.
             run("echo 50 > /proc/sys/net/ipv4/neigh/lan/retrans_time_ms");
             let twins = config.interfaces.iter();
-            let twins =
-                twins.map(|i| TwinSpec { name: i.name.clone(), addresses: i.addresses.clone() }).collect();
+            let twins = twins.map(|i| TwinSpec { name: i.name.clone(), addresses: i.addresses.clone() }).collect();
             let mirror = Mirror::start(twins, workers, wishes).await.expect("mirror");
             let task = tokio::spawn(mirror.run());
             story(Bench { fake, _far: far }, netlink, config).await;
             task.abort();
         });
     });
-    if let Err(e) = thread.join() {
-        std::panic::resume_unwind(e);
-    }
 }
 
 #[test]
@@ -199,23 +193,15 @@ fn what_the_yaml_says_is_in_the_kernel_and_comes_back() {
     in_namespace(|b, _, _| async move {
         until("the first table", SOON, || b.seen().fib.is_some()).await;
         assert_eq!(b.lookup("192.0.2.1"), NextHop::Local);
-        assert_eq!(
-            b.lookup("2001:db8:1::1"),
-            NextHop::Local,
-            "usable at once, without duplicate address detection"
-        );
+        assert_eq!(b.lookup("2001:db8:1::1"), NextHop::Local, "usable at once, without duplicate address detection");
         assert_eq!(b.lookup("192.0.2.7"), NextHop::Via { interface: 0, address: ip("192.0.2.7") });
         assert_eq!(b.lookup("8.8.8.8"), NextHop::Via { interface: 1, address: ip("198.51.100.1") });
         assert_eq!(b.lookup("2001:db8:2::5"), NextHop::Via { interface: 0, address: ip("2001:db8:1::2") });
-        let link_local =
-            || b.spec().addresses.iter().any(|(i, n)| *i == 0 && n.to_string().starts_with("fe80:"));
+        let link_local = || b.spec().addresses.iter().any(|(i, n)| *i == 0 && n.to_string().starts_with("fe80:"));
         until("a link-local address of its own", SOON * 3, link_local).await;
         assert!(!b.spec().routes.iter().any(|r| r.prefix.to_string().starts_with("fe80:")));
-        until("the static neighbour", SOON, || {
-            b.neighbour(1, "198.51.100.1") == Some(Some([2, 0, 0, 0, 0, 9]))
-        })
-        .await;
-        run("test $(cat /sys/class/net/lan/mtu) = 1400");
+        until("the static neighbour", SOON, || b.neighbour(1, "198.51.100.1") == Some(Some([2, 0, 0, 0, 0, 9]))).await;
+        run("ip link show lan | grep -q 'mtu 1400 '");
         run("test $(cat /proc/sys/net/ipv6/conf/lan/forwarding) = 1");
         run("test $(cat /proc/sys/net/ipv4/conf/lan/rp_filter) = 0");
         b.fake.stop();
@@ -290,11 +276,7 @@ fn addresses_and_links_are_followed() {
             "ip link add other type veth peer name other2; ip link set other2 up; ip addr add 198.18.0.1/24 dev other; ip link set other up; ip route add 10.3.0.0/16 dev lan",
         );
         until("the route after it", SOON, || b.lookup("10.3.0.1") != b.lookup("8.8.8.8")).await;
-        assert_ne!(
-            b.lookup("198.18.0.1"),
-            NextHop::Local,
-            "interfaces that are not twins are not the gateway's"
-        );
+        assert_ne!(b.lookup("198.18.0.1"), NextHop::Local, "interfaces that are not twins are not the gateway's");
         assert_eq!(b.lookup("198.18.0.7"), b.lookup("8.8.8.8"), "nor are their routes");
         b.fake.stop();
     });
@@ -365,5 +347,43 @@ fn thousands_of_routes_in_a_row_become_few_tables() {
         let tables = b.seen().fibs - before;
         assert!(tables < 50, "{tables} tables for 800 routes");
         b.fake.stop();
+    });
+}
+
+#[test]
+fn the_whole_gateway_shows_and_reloads_what_the_kernel_has() {
+    in_empty_namespace(|_far| {
+        let rules = "    - {name: all, action: accept}";
+        let lab = Lab::start_with(2, rules, true);
+        let routes = lab.ctl(&["show", "routes"]).expect("routes");
+        let expect = "\
+TO               TYPE     VIA           INTERFACE  METRIC  PROTOCOL
+default          unicast  198.51.100.1  wan             0  static
+192.0.2.0/24     unicast  -             lan             0  kernel
+198.51.100.0/30  unicast  -             wan             0  kernel
+";
+        assert_eq!(routes, expect);
+        run("ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:4d dev lan");
+        let shown = || lab.ctl(&["show", "neighbours"]).expect("neighbours");
+        eventually("the neighbour", || shown().contains("192.0.2.77  lan        02:00:00:00:00:4d  permanent\n"));
+
+        let yaml = lab.yaml(rules).replace("[192.0.2.1/24]", "[192.0.2.1/24, 10.77.0.1/24]");
+        std::fs::write(lab.file(), yaml.replace("via: 198.51.100.1", "via: 10.77.0.9")).expect("write");
+        lab.ctl(&["reload"]).expect("reload");
+        let line = "default          unicast  10.77.0.9  lan             0  static\n";
+        eventually("the new route", || lab.ctl(&["show", "routes"]).expect("routes").contains(line));
+        let interfaces = lab.ctl(&["--json", "show", "interfaces"]).expect("interfaces");
+        let interfaces: serde_json::Value = serde_json::from_str(&interfaces).expect("JSON");
+        let addresses = interfaces[0]["addresses"].as_array().expect("a list");
+        assert_eq!(addresses[..2], ["192.0.2.1/24", "10.77.0.1/24"]);
+
+        // What the kernel refuses: the policy is in force all the same, and the answer says both.
+        std::fs::write(lab.file(), lab.yaml(rules).replace("via: 198.51.100.1", "via: 198.51.100.3")).expect("write");
+        let error = lab.ctl(&["reload"]).expect_err("a broadcast address is no router").to_string();
+        assert!(
+            error.starts_with("policy generation 3 is in force, but route to 0.0.0.0/0: the kernel refused"),
+            "{error}"
+        );
+        lab.stop();
     });
 }

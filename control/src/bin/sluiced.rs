@@ -75,7 +75,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     }
     let probe = Arc::clone(&handle);
     let dataplane = Dataplane {
-        handle: &handle,
+        attachment: (&*handle).into(),
         link: Box::new(move |i| Some(probe.link(i))),
         dpdk_version: launch::dpdk_version(),
         twins: true,

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use control::client::{ClientError, cli};
 use control::daemon::{self, Dataplane, Listeners};
+use control::workers::Attachment;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
-use dataplane::api::launch::{Handle, Link, PortInfo, WorkerHandle};
+use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::Policy;
 use dataplane::api::stats::{RuleCounters, WorkerStats};
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
@@ -43,20 +44,15 @@ pub struct Fake {
 
 impl Fake {
     /// Starts `workers` threads for `interfaces` interfaces.
-    pub fn start(workers: usize, interfaces: usize) -> (Handle, Self) {
+    pub fn start(workers: usize, interfaces: usize) -> (Attachment, Self) {
         let (messages, receiver) = unbounded();
-        let (mut handles, mut seen, mut threads, mut commands) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut handles, mut seen, mut threads, mut commands) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for worker in 0..workers {
             // Room for few commands, so that senders meet a full channel.
             let (sender, inbox) = bounded(2);
             let stats = Arc::new(WorkerStats::new(interfaces));
             let mine = Arc::new(Mutex::new(Seen::default()));
-            handles.push(WorkerHandle {
-                cpu: worker + 1,
-                commands: sender.clone(),
-                stats: Arc::clone(&stats),
-            });
+            handles.push(WorkerHandle { cpu: worker + 1, commands: sender.clone(), stats: Arc::clone(&stats) });
             seen.push(Arc::clone(&mine));
             commands.push(sender);
             let out = messages.clone();
@@ -67,14 +63,14 @@ impl Fake {
             mac: [2, 0, 0, 0, 0, u8::try_from(i).expect("few interfaces")],
             rss: true,
         };
-        let handle = Handle {
+        let attachment = Attachment {
             workers: handles,
             messages: receiver,
             ports: (0..interfaces).map(port).collect(),
             hugepages: false,
             conntrack_limit_per_worker: 1000,
         };
-        (handle, Self { seen, messages, commands, threads })
+        (attachment, Self { seen, messages, commands, threads })
     }
 
     /// Reports `event` as worker `worker`.
@@ -93,13 +89,7 @@ impl Fake {
     }
 }
 
-fn work(
-    worker: usize,
-    inbox: &Receiver<Command>,
-    out: &Sender<Message>,
-    seen: &Mutex<Seen>,
-    stats: &WorkerStats,
-) {
+fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &Mutex<Seen>, stats: &WorkerStats) {
     let say = |event| drop(out.send(Message { worker, event }));
     while let Ok(command) = inbox.recv() {
         let mut me = seen.lock();
@@ -116,10 +106,7 @@ fn work(
             }
             Command::Neighbour(update) => me.neighbours.push(update),
             Command::List { cursor, filter, mut into } => {
-                assert!(
-                    into.is_empty() && into.capacity() > 0,
-                    "a list command brings an empty vector with room"
-                );
+                assert!(into.is_empty() && into.capacity() > 0, "a list command brings an empty vector with room");
                 let room = into.capacity();
                 let mut at = usize::try_from(cursor).expect("cursor");
                 let end = me.conns.len().min(at + SCAN_PER_COMMAND as usize);
@@ -199,27 +186,30 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 impl Lab {
     /// Starts a gateway with `rules`, the YAML lines of `policy.rules`.
     pub fn start(workers: usize, rules: &str) -> Self {
+        Self::start_with(workers, rules, false)
+    }
+
+    /// The same; with `twins`, `lan` and `wan` must be links of this thread's network namespace.
+    pub fn start_with(workers: usize, rules: &str, twins: bool) -> Self {
         let number = LABS.fetch_add(1, Relaxed);
         let dir = std::env::temp_dir().join(format!("sluice-lab-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("folder");
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let metrics = free.local_addr().expect("address");
         drop(free);
-        let (handle, fake) = Fake::start(workers, 2);
-        let stats = handle.workers.iter().map(|w| Arc::clone(&w.stats)).collect();
+        let (attachment, fake) = Fake::start(workers, 2);
+        let stats = attachment.workers.iter().map(|w| Arc::clone(&w.stats)).collect();
         let mut lab = Self { fake, dir, metrics, stats, stop: None, thread: None };
         lab.write(rules);
         let config = control::config::load(&lab.file()).expect("the lab's configuration is right");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         lab.stop = Some(stop);
         lab.thread = Some(std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
                 let listeners = Listeners::bind(&config).await.map_err(|e| e.to_string())?;
                 let link = Box::new(|i| Some(Link { up: i == 0, speed_mbps: 10_000 }));
-                let dataplane =
-                    Dataplane { handle: &handle, link, dpdk_version: "none".into(), twins: false };
+                let dataplane = Dataplane { attachment, link, dpdk_version: "none".into(), twins };
                 let stop = async { drop(stopped.await) };
                 daemon::run(listeners, config, dataplane, |_| {}, stop).await.map_err(|e| e.to_string())
             })
@@ -272,9 +262,8 @@ control: {{socket: {socket}}}
     /// Runs sluicectl in this process and answers what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, ClientError> {
         let socket = self.socket();
-        let all = ["sluicectl", "--socket", socket.to_str().expect("path")]
-            .into_iter()
-            .chain(arguments.iter().copied());
+        let all =
+            ["sluicectl", "--socket", socket.to_str().expect("path")].into_iter().chain(arguments.iter().copied());
         let cli = cli::Cli::try_parse_from(all).map_err(|e| ClientError::Argument(e.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let mut out = Vec::new();
@@ -296,8 +285,7 @@ control: {{socket: {socket}}}
     /// The value of one line of the metrics, named with its labels.
     pub fn metric(&self, line: &str) -> Option<f64> {
         let text = self.scrape();
-        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
-        found
+        text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Stops the gateway as a signal would.
