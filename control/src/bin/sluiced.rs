@@ -77,7 +77,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     let dataplane = Dataplane {
         attachment: (&*handle).into(),
         link: Box::new(move |i| Some(probe.link(i))),
-        dpdk_version: launch::dpdk_version(),
+        dpdk_version: launch::dpdk_version().trim_start_matches("DPDK ").to_owned(),
         twins: true,
     };
     let ready = |g: &control::gateway::Gateway| {
