@@ -4,7 +4,7 @@
 //! [`run`]: the policy comes into force, the twins are set up, the kernel is mirrored, and only then is anyone
 //! answered. It ends when told to; the socket's file goes first, then the caller stops the dataplane, and the twins
 //! take addresses and routes with them.
-//! *Threads*: one tokio thread. *Limits*: open dumps get [`GRACE`] to end.
+//! *Threads*: one tokio thread. *Limits*: open dumps get `GRACE` to end.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The mirror: kernel notifications in, forwarding tables and neighbours out to the workers.
 //!
 //! It subscribes first and dumps second, so nothing falls between. Changes of routes and addresses are gathered for
-//! [`SETTLE`] and then go out as one new table; neighbours go out at once, packets wait for them. When the kernel says
+//! `SETTLE` and then go out as one new table; neighbours go out at once, packets wait for them. When the kernel says
 //! that notifications were lost, everything is dumped anew.
 //!
 //! *Life-cycle*: [`Mirror::start`] returns once the workers have been sent what the kernel has; [`Mirror::run`] then
