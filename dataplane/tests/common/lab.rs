@@ -388,9 +388,10 @@ impl Lab {
         usize::from(self.workers[0].path().steer.home(t))
     }
 
-    /// Steps workers in random order until a turn of all of them moves nothing.
+    /// Steps workers in random order until nothing moves: no frame, and after that no note (the answer to an answer).
     pub fn run(&mut self) {
-        loop {
+        let mut idle = 0;
+        while idle < 3 {
             for _ in 0..self.workers.len() {
                 let n = (self.random() % self.workers.len() as u64) as usize;
                 self.workers[n].step(self.now);
@@ -400,9 +401,7 @@ impl Lab {
             for w in &mut self.workers {
                 busy |= w.step(self.now);
             }
-            if !busy {
-                break;
-            }
+            idle = if busy { 0 } else { idle + 1 };
         }
         self.events.extend(self.messages.try_iter().map(|m| m.event));
     }
@@ -418,7 +417,6 @@ impl Lab {
             }
         }
         self.run();
-        self.run(); // what timers told other workers has been heard
     }
 
     /// All frames that have left by `port` since the last time, in the workers' order.
