@@ -204,6 +204,16 @@ fn broadcast_and_multicast_go_to_the_kernel_where_the_policy_lets_them() {
 }
 
 #[test]
+fn the_lowest_address_of_a_subnet_is_a_host() {
+    everywhere(with_local(), |lab| {
+        lab.neighbour(0, "10.0.0.0", true);
+        lab.neighbour(1, "198.51.100.0", true);
+        lab.passes(LAN, &udp("10.0.0.0", 1, "198.51.100.0", 2, b""), WAN);
+        lab.passes(WAN, &udp("198.51.100.0", 2, "10.0.0.0", 1, b""), LAN);
+    });
+}
+
+#[test]
 fn a_frame_for_another_station_is_not_ours() {
     everywhere(with_local(), |lab| {
         lab.refuses(LAN, &udp(HOST, 1, SERVER, 2, b"").to_mac([2, 9, 9, 9, 9, 9]), DropReason::EthOtherHost);

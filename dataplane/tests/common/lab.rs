@@ -309,6 +309,11 @@ impl Lab {
         self.run();
     }
 
+    /// Tells one worker; it has not acted yet.
+    pub fn tell(&mut self, worker: usize, command: Command) {
+        self.commands[worker].send(command).expect("the worker lives");
+    }
+
     /// Puts a policy into force.
     pub fn reload(&mut self, mut spec: PolicySpec) {
         self.generation += 1;
