@@ -17,6 +17,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_pktmbuf_pool_create",
     "rte_mempool_free",
     "rte_mempool_in_use_count",
+    "rte_dev_probe",
     "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_start",
     "rte_eth_dev_stop",
@@ -24,6 +25,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_set_mtu",
     "rte_eth_promiscuous_enable",
     "rte_eth_allmulticast_enable",
+    "shim_version",
     "shim_errno",
     "shim_pin",
     "shim_netdev_here",
@@ -49,8 +51,7 @@ const CONSTANTS: &[&str] = &["SHIM_.*", "RTE_PKTMBUF_HEADROOM"];
 
 /// Handled by pointer only: their layout differs between releases, the shim alone looks inside, and `src/lib.rs` makes
 /// them types without a size.
-const OPAQUE: &[&str] =
-    &["rte_mbuf", "rte_mbuf_.*", "rte_mempool", "rte_mempool_.*", "rte_memzone", "RTE_MARKER.*"];
+const OPAQUE: &[&str] = &["rte_mbuf", "rte_mbuf_.*", "rte_mempool", "rte_mempool_.*", "rte_memzone", "RTE_MARKER.*"];
 
 /// What is linked; drivers are shared objects that the EAL loads from its own directory at start.
 const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring", "rte_eal"];
@@ -71,9 +72,7 @@ fn main() {
             return;
         }
         Err(_) => {
-            println!(
-                "cargo::error=libdpdk {OLDEST} or newer was not found by pkg-config: install libdpdk-dev"
-            );
+            println!("cargo::error=libdpdk {OLDEST} or newer was not found by pkg-config: install libdpdk-dev");
             return;
         }
     };

@@ -125,8 +125,7 @@ pub async fn run(
         tokio::spawn(connection);
         setup::bring_up(&handle, &config).await?;
         let twins = config.interfaces.iter();
-        let twins =
-            twins.map(|i| TwinSpec { name: i.name.clone(), addresses: i.addresses.clone() }).collect();
+        let twins = twins.map(|i| TwinSpec { name: i.name.clone(), addresses: i.addresses.clone() }).collect();
         let mirror = Mirror::start(twins, Arc::clone(&workers), wishes).await?;
         kernel = Some(KernelSide { handle, state: mirror.state(), nudge: mirror.nudge() });
         tokio::spawn(mirror.run());

@@ -130,8 +130,7 @@ impl Gateway {
         if let Some(link) = (self.link)(interface) {
             return link.up;
         }
-        let twin =
-            self.kernel.as_ref().and_then(|k| k.state.read().links().get(interface).copied().flatten());
+        let twin = self.kernel.as_ref().and_then(|k| k.state.read().links().get(interface).copied().flatten());
         twin.is_some_and(|l| l.running)
     }
 
@@ -189,7 +188,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Option<String> {
         ("dataplane.hugepages", a.hugepages == b.hugepages),
         ("dataplane.burst", a.burst == b.burst),
         ("dataplane.eal_args", a.eal_args == b.eal_args),
-        ("dataplane.mbufs", old.mbufs == new.mbufs),
+        ("dataplane.mbufs", a.mbufs == b.mbufs),
         ("conntrack.max", a.conntrack_max == b.conntrack_max),
         ("metrics.listen", old.metrics_listen == new.metrics_listen),
         ("control.socket", old.control.socket == new.control.socket),

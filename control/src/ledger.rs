@@ -49,10 +49,8 @@ impl Ledger {
     pub fn open(&mut self, policy: &Arc<Policy>, workers: usize) -> Vec<Arc<RuleCounters>> {
         let rules = policy.spec().rules.len();
         let counters: Vec<_> = (0..workers).map(|_| Arc::new(RuleCounters::new(rules))).collect();
-        self.snapshots.push_back(Snapshot {
-            policy: Arc::clone(policy),
-            counters: counters.iter().cloned().map(Some).collect(),
-        });
+        self.snapshots
+            .push_back(Snapshot { policy: Arc::clone(policy), counters: counters.iter().cloned().map(Some).collect() });
         counters
     }
 

@@ -37,9 +37,8 @@ pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
 
 fn traffic(f: &mut Families, g: &Gateway) {
     let config = g.config();
-    let wire = |i: usize, of: fn(&PortCounters) -> &Counter| {
-        sum(g, |s| s.ports.get(2 * i).map_or(0, |p| of(p).value()))
-    };
+    let wire =
+        |i: usize, of: fn(&PortCounters) -> &Counter| sum(g, |s| s.ports.get(2 * i).map_or(0, |p| of(p).value()));
     let mut packets = f.counter("sluice_packets_total", "Frames received from and sent to the wire.");
     for (i, interface) in config.interfaces.iter().enumerate() {
         packets.add(&[("interface", &interface.name), ("direction", "rx")], wire(i, |p| &p.rx_packets));
@@ -54,10 +53,8 @@ fn traffic(f: &mut Families, g: &Gateway) {
     for (i, reason) in DropReason::ALL.iter().enumerate() {
         drops.add(&[("reason", reason.label())], sum(g, |s| s.drops[i].value()));
     }
-    let mut errors = f.counter(
-        "sluice_icmp_errors_total",
-        "ICMP errors that the gateway made, or suppressed by rate limit.",
-    );
+    let mut errors =
+        f.counter("sluice_icmp_errors_total", "ICMP errors that the gateway made, or suppressed by rate limit.");
     for (i, kind) in IcmpErrorKind::ALL.iter().enumerate() {
         errors.add(&[("kind", kind.label())], sum(g, |s| s.icmp_errors[i].value()));
     }
@@ -65,8 +62,7 @@ fn traffic(f: &mut Families, g: &Gateway) {
     for (i, interface) in config.interfaces.iter().enumerate() {
         up.add(&[("interface", &interface.name)], u64::from(g.interface_up(i)));
     }
-    let mut handover =
-        f.counter("sluice_handover_packets_total", "Packets given to another worker, by cause.");
+    let mut handover = f.counter("sluice_handover_packets_total", "Packets given to another worker, by cause.");
     for (i, cause) in HandoverCause::ALL.iter().enumerate() {
         handover.add(&[("cause", cause.label())], sum(g, |s| s.handovers[i].value()));
     }
@@ -96,29 +92,23 @@ fn tracking(f: &mut Families, g: &Gateway) {
             classified.add(&[("state", state.label()), ("direction", direction)], n);
         }
     }
-    let mut signposts =
-        f.gauge("sluice_signposts", "Signposts to flows of other workers in the worker's table.");
+    let mut signposts = f.gauge("sluice_signposts", "Signposts to flows of other workers in the worker's table.");
     for (name, s) in named_workers(g) {
         signposts.add(&[("worker", &name)], s.signposts.value());
     }
-    let mut leases =
-        f.gauge("sluice_nat_leases", "Translated source ports and identifiers in use, by protocol.");
+    let mut leases = f.gauge("sluice_nat_leases", "Translated source ports and identifiers in use, by protocol.");
     for (i, proto) in ["tcp", "udp", "icmp", "other"].into_iter().enumerate() {
         leases.add(&[("proto", proto)], sum(g, |s| s.nat_leases.leases[i].value()));
     }
-    let mut failures = f.counter(
-        "sluice_nat_failures_total",
-        "Connections refused because no translated source port was free.",
-    );
+    let mut failures =
+        f.counter("sluice_nat_failures_total", "Connections refused because no translated source port was free.");
     failures.add(&[], sum(g, |s| s.nat_failures.value()));
 }
 
 fn policy(f: &mut Families, g: &Gateway) {
     let totals = g.ledger.lock().totals();
-    let mut packets = f.counter(
-        "sluice_rule_packets_total",
-        "Packets that the rule decided on, carried over reloads by name.",
-    );
+    let mut packets =
+        f.counter("sluice_rule_packets_total", "Packets that the rule decided on, carried over reloads by name.");
     for (rule, total) in &totals {
         packets.add(&[("rule", rule)], total.packets);
     }
@@ -130,16 +120,15 @@ fn policy(f: &mut Families, g: &Gateway) {
     for (i, result) in ["success", "failure"].into_iter().enumerate() {
         reloads.add(&[("result", result)], g.reloads[i].load(Relaxed));
     }
-    let mut generation = f
-        .gauge("sluice_policy_generation", "Number of the policy in force; each successful reload adds one.");
+    let mut generation =
+        f.gauge("sluice_policy_generation", "Number of the policy in force; each successful reload adds one.");
     generation.add(&[], g.publisher.generation());
 }
 
 fn process(f: &mut Families, g: &Gateway) {
     // Without a known frequency a cycle counts as a nanosecond: the ratio of busy to idle, which matters, is the same.
     let per_ns = g.tsc_hz.unwrap_or(1e9) / 1e9;
-    let help =
-        "Time stamp counter ticks that the worker spent moving packets (busy) and finding none (idle).";
+    let help = "Time stamp counter ticks that the worker spent moving packets (busy) and finding none (idle).";
     let mut cycles = f.counter("sluice_worker_cycles_total", help);
     for (name, s) in named_workers(g) {
         for (kind, ns) in [("busy", &s.busy_ns), ("idle", &s.idle_ns)] {

@@ -195,12 +195,7 @@ impl Workers {
     ///
     /// # Errors
     /// Where the worker has ended, or is not there by `deadline`.
-    pub async fn in_force(
-        &self,
-        worker: usize,
-        generation: u64,
-        deadline: Instant,
-    ) -> Result<(), WorkerError> {
+    pub async fn in_force(&self, worker: usize, generation: u64, deadline: Instant) -> Result<(), WorkerError> {
         let mut seen = self.workers[worker].generation.clone();
         match timeout_at(deadline, seen.wait_for(|&g| g >= generation)).await {
             Ok(Ok(_)) => Ok(()),
@@ -292,8 +287,7 @@ impl Bridge {
                 Event::RuleLog { generation, rule, accepted, interface, tuple } => {
                     let ledger = self.ledger.lock();
                     let rule = ledger.rule_name(generation, rule);
-                    let interface =
-                        self.interface_names.get(usize::from(interface)).map_or("?", String::as_str);
+                    let interface = self.interface_names.get(usize::from(interface)).map_or("?", String::as_str);
                     let action = if accepted { "accept" } else { "drop" };
                     tracing::info!(target: "sluice::rule", rule, action, interface, worker, "{tuple}");
                 }

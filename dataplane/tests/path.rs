@@ -7,6 +7,8 @@
 //! ```
 //! Lan may open connections to wan; nobody else may. Nothing is translated here: nat.rs.
 
+#![allow(clippy::cast_possible_truncation)]
+
 mod common;
 
 use common::lab::*;

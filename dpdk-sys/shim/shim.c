@@ -1,13 +1,14 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <rte_version.h>
+
 #include <errno.h>
 #include <net/if.h>
 #include <sched.h>
 #include <string.h>
 
 #include <rte_bitops.h>
-#include <rte_dev.h>
 #include <rte_ether.h>
 #include <rte_prefetch.h>
 #include <rte_thread.h>
@@ -21,6 +22,11 @@
 #define RSS_PORTS                                                                                                      \
 	(RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_TCP |                 \
 	 RTE_ETH_RSS_NONFRAG_IPV6_UDP)
+
+const char *shim_version(void)
+{
+	return rte_version();
+}
 
 int shim_errno(void)
 {

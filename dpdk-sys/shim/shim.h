@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -44,6 +45,9 @@ struct shim_frame {
 
 /* rte_errno of the calling thread: a macro over a thread-local. */
 int shim_errno(void);
+
+/* DPDK's name and version. */
+const char *shim_version(void);
 
 /* Puts the calling thread on one CPU. */
 int shim_pin(unsigned int cpu);

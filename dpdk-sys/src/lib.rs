@@ -2,14 +2,8 @@
 //!
 //! `build.rs` lists every name. What DPDK defines inline, and every structure whose layout differs between releases,
 //! is behind a `shim_*` function of `shim/shim.c`, documented in `shim/shim.h`.
-#![allow(
-    non_camel_case_types,
-    non_snake_case,
-    non_upper_case_globals,
-    missing_docs,
-    clippy::all,
-    clippy::pedantic
-)]
+//! `scripts/check-dpdk-headers` compiles all of it against another release's headers.
+#![allow(non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, clippy::all, clippy::pedantic)]
 
 use core::marker::{PhantomData, PhantomPinned};
 

@@ -72,9 +72,7 @@ pub async fn count(State(g): Shared, Query(filter): FilterQuery) -> Result<Json<
     let all = filter == wire::FilterSpec::default();
     let filter = filter.to_filter().map_err(Refusal::bad_request)?;
     if all {
-        return Ok(Json(wire::Count {
-            connections: g.workers.stats().map(|s| s.conntrack_entries.value()).sum(),
-        }));
+        return Ok(Json(wire::Count { connections: g.workers.stats().map(|s| s.conntrack_entries.value()).sum() }));
     }
     let mut connections = 0;
     for worker in 0..g.workers.len() {

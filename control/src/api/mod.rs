@@ -113,10 +113,7 @@ async fn reload(State(g): Shared, Json(r): Json<FileRequest>) -> Result<Json<wir
 }
 
 async fn nothing_there() -> Refusal {
-    Refusal(
-        StatusCode::NOT_FOUND,
-        "sluiced has no such request: are sluicectl and sluiced of one version?".into(),
-    )
+    Refusal(StatusCode::NOT_FOUND, "sluiced has no such request: are sluicectl and sluiced of one version?".into())
 }
 
 type FilterQuery = Query<wire::FilterSpec>;

@@ -37,34 +37,30 @@ pub async fn status(State(g): Shared) -> Json<wire::Status> {
 
 pub async fn interfaces(State(g): Shared) -> Json<Vec<wire::Interface>> {
     let config = g.config();
-    let all = config.interfaces.iter().zip(&config.launch.interfaces).enumerate().map(
-        |(i, (interface, launch))| {
-            let total = |of: fn(&PortCounters) -> u64| {
-                g.workers.stats().filter_map(|s| s.ports.get(2 * i)).map(of).sum()
-            };
-            let port = g.workers.ports().get(i);
-            wire::Interface {
-                name: interface.name.clone(),
-                zone: config.policy.zones.get(usize::from(interface.zone.0)).cloned().unwrap_or_default(),
-                up: g.interface_up(i),
-                speed_mbps: (g.link)(i).map_or(0, |l| l.speed_mbps),
-                device: launch.device.clone(),
-                driver: port.map(|p| p.driver.clone()).unwrap_or_default(),
-                rss: port.is_some_and(|p| p.rss),
-                mac: port.map(|p| mac_text(p.mac)).unwrap_or_default(),
-                vlan: launch.vlan,
-                mtu: interface.mtu,
-                addresses: match &g.kernel {
-                    Some(k) => k.state.read().addresses(i),
-                    None => interface.addresses.clone(),
-                },
-                rx_packets: total(|p| p.rx_packets.value()),
-                rx_bytes: total(|p| p.rx_bytes.value()),
-                tx_packets: total(|p| p.tx_packets.value()),
-                tx_bytes: total(|p| p.tx_bytes.value()),
-            }
-        },
-    );
+    let all = config.interfaces.iter().zip(&config.launch.interfaces).enumerate().map(|(i, (interface, launch))| {
+        let total = |of: fn(&PortCounters) -> u64| g.workers.stats().filter_map(|s| s.ports.get(2 * i)).map(of).sum();
+        let port = g.workers.ports().get(i);
+        wire::Interface {
+            name: interface.name.clone(),
+            zone: config.policy.zones.get(usize::from(interface.zone.0)).cloned().unwrap_or_default(),
+            up: g.interface_up(i),
+            speed_mbps: (g.link)(i).map_or(0, |l| l.speed_mbps),
+            device: launch.device.clone(),
+            driver: port.map(|p| p.driver.clone()).unwrap_or_default(),
+            rss: port.is_some_and(|p| p.rss),
+            mac: port.map(|p| mac_text(p.mac)).unwrap_or_default(),
+            vlan: launch.vlan,
+            mtu: interface.mtu,
+            addresses: match &g.kernel {
+                Some(k) => k.state.read().addresses(i),
+                None => interface.addresses.clone(),
+            },
+            rx_packets: total(|p| p.rx_packets.value()),
+            rx_bytes: total(|p| p.rx_bytes.value()),
+            tx_packets: total(|p| p.tx_packets.value()),
+            tx_bytes: total(|p| p.tx_bytes.value()),
+        }
+    });
     Json(all.collect())
 }
 
@@ -200,11 +196,7 @@ pub fn all_workers(g: &Gateway) -> Vec<wire::Worker> {
                 .zip(&s.classified)
                 .map(|(c, [original, reply])| labelled(c.label(), original.value() + reply.value()))
                 .collect(),
-            events: CtEvent::ALL
-                .iter()
-                .zip(&s.ct_events)
-                .map(|(e, n)| labelled(e.label(), n.value()))
-                .collect(),
+            events: CtEvent::ALL.iter().zip(&s.ct_events).map(|(e, n)| labelled(e.label(), n.value())).collect(),
             nat_failures: s.nat_failures.value(),
             drops: DropReason::ALL
                 .iter()

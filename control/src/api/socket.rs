@@ -71,8 +71,7 @@ impl ControlSocket {
         let _ = std::fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden).map_err(refused("cannot listen"))?;
         let made = (|| {
-            std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(MODE))
-                .map_err(refused("its mode"))?;
+            std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(MODE)).map_err(refused("its mode"))?;
             if let Some(gid) = gid {
                 chown(&hidden, None, Some(gid)).map_err(|e| refused("its group")(e.into()))?;
             }
@@ -155,9 +154,6 @@ mod tests {
         assert!(matches!(ControlSocket::bind(&path, None), Err(SocketError::NotASocket { .. })));
         let other = path.with_file_name("other.sock");
         let no_group = ControlSocket::bind(&other, Some("no-such-group-here")).expect_err("no group");
-        assert_eq!(
-            no_group.to_string(),
-            "control.group: there is no group no-such-group-here on this machine"
-        );
+        assert_eq!(no_group.to_string(), "control.group: there is no group no-such-group-here on this machine");
     }
 }

@@ -391,7 +391,5 @@ impl FilterSpec {
 /// One sentence with all names where there is none.
 pub fn tcp_state(name: &str) -> Result<&'static str, String> {
     let found = TCP_STATES.iter().find(|s| s.eq_ignore_ascii_case(name));
-    found
-        .copied()
-        .ok_or_else(|| format!("there is no TCP state {name}: the states are {}", TCP_STATES.join(", ")))
+    found.copied().ok_or_else(|| format!("there is no TCP state {name}: the states are {}", TCP_STATES.join(", ")))
 }

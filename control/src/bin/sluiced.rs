@@ -69,11 +69,14 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         daemon::stop_signal()?
     };
-    let handle = Arc::new(launch::start(config.launch.clone())?);
+    let handle = Arc::new(launch::gateway(&config.launch)?);
+    for note in &handle.notes {
+        tracing::info!("{note}");
+    }
     let probe = Arc::clone(&handle);
     let dataplane = Dataplane {
         handle: &handle,
-        link: Box::new(move |i| probe.link(i)),
+        link: Box::new(move |i| Some(probe.link(i))),
         dpdk_version: launch::dpdk_version(),
         twins: true,
     };
@@ -93,7 +96,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // The tasks hold the link probe, and with it the handle.
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Ok(handle) = Arc::try_unwrap(handle) {
-        handle.stop();
+        let report = handle.stop()?;
+        for note in &report.notes {
+            tracing::warn!("{note}");
+        }
+        if report.leaked_mbufs > 0 {
+            tracing::warn!(mbufs = report.leaked_mbufs, "packet buffers were not given back");
+        }
     }
     Ok(result?)
 }

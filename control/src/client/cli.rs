@@ -188,13 +188,12 @@ impl Filter {
             return Err(ClientError::Argument("no connection is both SEEN_REPLY and UNREPLIED".into()));
         }
         // The reply goes to the translated source and comes from the translated destination.
-        let translated =
-            |given: Option<IpNet>, nat: Option<Option<IpNet>>, option: &str| match (given, nat.flatten()) {
-                (Some(a), Some(b)) if a != b => {
-                    Err(ClientError::Argument(format!("{option} contradicts the reply address")))
-                }
-                (a, b) => Ok(a.or(b)),
-            };
+        let translated = |given: Option<IpNet>, nat: Option<Option<IpNet>>, option: &str| match (given, nat.flatten()) {
+            (Some(a), Some(b)) if a != b => {
+                Err(ClientError::Argument(format!("{option} contradicts the reply address")))
+            }
+            (a, b) => Ok(a.or(b)),
+        };
         Ok(FilterSpec {
             family: self.family,
             proto: self.proto,
@@ -240,8 +239,7 @@ pub async fn run(cli: Cli, out: &mut impl Write) -> Result<(), ClientError> {
         Command::Reload { confirm: Some(_), .. } => Err(ClientError::NotSupported("reload --confirm")),
         Command::Reload { file, confirm: None } => {
             let file = file.map(std::path::absolute).transpose()?;
-            let reloaded: wire::Reloaded =
-                client.ask_with(Method::POST, "/v1/reload", &FileRequest { file }).await?;
+            let reloaded: wire::Reloaded = client.ask_with(Method::POST, "/v1/reload", &FileRequest { file }).await?;
             if json {
                 return document(out, &reloaded);
             }
@@ -292,8 +290,7 @@ async fn part(client: &Client, what: Part, json: bool, out: &mut impl Write) -> 
             if json {
                 return document(out, &value);
             }
-            let rows: Vec<_> =
-                serde_json::from_value(value).map_err(|e| ClientError::Broken(e.to_string()))?;
+            let rows: Vec<_> = serde_json::from_value(value).map_err(|e| ClientError::Broken(e.to_string()))?;
             Ok($show(out, &rows)?)
         }};
     }
@@ -309,12 +306,7 @@ async fn part(client: &Client, what: Part, json: bool, out: &mut impl Write) -> 
     }
 }
 
-async fn conntrack(
-    client: &Client,
-    command: Conntrack,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<(), ClientError> {
+async fn conntrack(client: &Client, command: Conntrack, json: bool, out: &mut impl Write) -> Result<(), ClientError> {
     match command {
         Conntrack::List { filter, output } => {
             let path = with_query("/v1/conntrack", &filter.spec()?)?;
@@ -339,8 +331,7 @@ async fn conntrack(
             if json {
                 return document(out, &value);
             }
-            let rows: Vec<_> =
-                serde_json::from_value(value).map_err(|e| ClientError::Broken(e.to_string()))?;
+            let rows: Vec<_> = serde_json::from_value(value).map_err(|e| ClientError::Broken(e.to_string()))?;
             Ok(show::conntrack_stats(out, &rows)?)
         }
         Conntrack::Get(_) => Err(ClientError::NotSupported("conntrack get")),
@@ -354,9 +345,7 @@ fn connection(text: &[u8], json: bool, output: Format, out: &mut impl Write) -> 
         Ok(conn) => conn,
         Err(e) => {
             let body = serde_json::from_slice::<ErrorBody>(text);
-            return Err(
-                body.map_or_else(|_| ClientError::Broken(e.to_string()), |b| ClientError::Refused(b.error))
-            );
+            return Err(body.map_or_else(|_| ClientError::Broken(e.to_string()), |b| ClientError::Refused(b.error)));
         }
     };
     if json {
@@ -366,12 +355,7 @@ fn connection(text: &[u8], json: bool, output: Format, out: &mut impl Write) -> 
     Ok(writeln!(out, "{}", line(&conn, output))?)
 }
 
-async fn end(
-    client: &Client,
-    spec: &FilterSpec,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<(), ClientError> {
+async fn end(client: &Client, spec: &FilterSpec, json: bool, out: &mut impl Write) -> Result<(), ClientError> {
     let flushed: wire::Flushed = client.ask(Method::DELETE, &with_query("/v1/conntrack", spec)?).await?;
     if json {
         return document(out, &flushed);
@@ -410,9 +394,7 @@ fn protocol(text: &str) -> Result<u8, String> {
         "icmpv6" | "ipv6-icmp" => 58,
         "sctp" => 132,
         "udplite" => 136,
-        number => {
-            number.parse().map_err(|_| "a protocol's name or a number 0 to 255 is needed".to_owned())?
-        }
+        number => number.parse().map_err(|_| "a protocol's name or a number 0 to 255 is needed".to_owned())?,
     })
 }
 
@@ -442,18 +424,8 @@ mod tests {
 
     #[test]
     fn filters_read_as_conntrack_tools_have_them() {
-        let spec = filter(&[
-            "-p",
-            "tcp",
-            "-s",
-            "192.0.2.1",
-            "-d",
-            "10.0.0.0/8",
-            "--dport",
-            "443",
-            "--state",
-            "established",
-        ]);
+        let spec =
+            filter(&["-p", "tcp", "-s", "192.0.2.1", "-d", "10.0.0.0/8", "--dport", "443", "--state", "established"]);
         let expect = FilterSpec {
             proto: Some(6),
             source: Some("192.0.2.1/32".parse().expect("prefix")),
@@ -491,8 +463,7 @@ mod tests {
     fn a_filter_survives_the_query_string() {
         let spec = filter(&["-p", "udp", "-s", "2001:db8::/32", "-u", "UNREPLIED", "-g"]).expect("filter");
         let query = with_query("/x", &spec).expect("query");
-        let back: FilterSpec =
-            serde_urlencoded::from_str(query.split_once('?').expect("query").1).expect("read");
+        let back: FilterSpec = serde_urlencoded::from_str(query.split_once('?').expect("query").1).expect("read");
         assert_eq!(back, spec);
         assert_eq!(with_query("/x", &FilterSpec::default()).expect("query"), "/x");
     }

@@ -160,10 +160,7 @@ mod tests {
                       src=2001:0db8:0000:0000:0000:0000:0000:0002 dst=2001:0db8:0000:0000:0000:0000:0000:0001 \
                       sport=53 dport=1024 mark=0 zone=0 use=2";
         assert_eq!(line(&c, Format::NfConntrack), expect);
-        assert!(
-            line(&c, Format::Extended)
-                .starts_with("ipv6     10 udp      17 29 src=2001:db8::1 dst=2001:db8::2 ")
-        );
+        assert!(line(&c, Format::Extended).starts_with("ipv6     10 udp      17 29 src=2001:db8::1 dst=2001:db8::2 "));
     }
 
     #[test]

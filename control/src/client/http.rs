@@ -72,14 +72,8 @@ impl Client {
         if rest.is_empty() { Ok(()) } else { Err(ClientError::Broken("the last line is cut".into())) }
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let unreachable =
-            |error| ClientError::Unreachable { socket: self.socket.display().to_string(), error };
+    async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Response<Incoming>, ClientError> {
+        let unreachable = |error| ClientError::Unreachable { socket: self.socket.display().to_string(), error };
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

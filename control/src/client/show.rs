@@ -99,9 +99,9 @@ pub fn rules(out: &mut impl Write, all: &[wire::Rule]) -> io::Result<()> {
 /// Where `out` cannot be written.
 pub fn nat(out: &mut impl Write, all: &[wire::Nat]) -> io::Result<()> {
     let head = [("#", Right), ("NAME", Left), ("TYPE", Left), ("MATCH", Left), ("TO", Left)];
-    let rows = all.iter().map(|r| {
-        vec![r.position.to_string(), r.name.clone(), r.kind.clone(), r.matches.clone(), r.to.clone()]
-    });
+    let rows = all
+        .iter()
+        .map(|r| vec![r.position.to_string(), r.name.clone(), r.kind.clone(), r.matches.clone(), r.to.clone()]);
     table::write(out, &head, &rows.collect::<Vec<_>>())
 }
 
@@ -110,14 +110,8 @@ pub fn nat(out: &mut impl Write, all: &[wire::Nat]) -> io::Result<()> {
 /// # Errors
 /// Where `out` cannot be written.
 pub fn routes(out: &mut impl Write, all: &[wire::Route]) -> io::Result<()> {
-    let head = [
-        ("TO", Left),
-        ("TYPE", Left),
-        ("VIA", Left),
-        ("INTERFACE", Left),
-        ("METRIC", Right),
-        ("PROTOCOL", Left),
-    ];
+    let head =
+        [("TO", Left), ("TYPE", Left), ("VIA", Left), ("INTERFACE", Left), ("METRIC", Right), ("PROTOCOL", Left)];
     let rows = all.iter().map(|r| {
         vec![
             if r.to.prefix_len() == 0 { "default".into() } else { r.to.to_string() },

@@ -45,8 +45,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let mut out = Vec::new();
-        let rows =
-            [vec!["lan".to_owned(), "7".to_owned()], vec!["management".to_owned(), "12345".to_owned()]];
+        let rows = [vec!["lan".to_owned(), "7".to_owned()], vec!["management".to_owned(), "12345".to_owned()]];
         write(&mut out, &[("NAME", Align::Left), ("RX", Align::Right)], &rows).expect("memory");
         let text = String::from_utf8(out).expect("text");
         assert_eq!(text, "NAME           RX\nlan             7\nmanagement  12345\n");

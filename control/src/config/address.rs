@@ -47,9 +47,7 @@ impl Element {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Prefix(address.into()));
         }
-        prefix(text)
-            .map(Self::Prefix)
-            .map_err(|(why, accepted)| (why, accepted.unwrap_or_else(|| SHAPES.into())))
+        prefix(text).map(Self::Prefix).map_err(|(why, accepted)| (why, accepted.unwrap_or_else(|| SHAPES.into())))
     }
 }
 

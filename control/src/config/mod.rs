@@ -35,8 +35,6 @@ mod validate;
 pub struct Config {
     /// What is fixed at start. `file_prefix` is empty: the daemon fills it in.
     pub launch: LaunchConfig,
-    /// Packet buffers of the whole process; `None` leaves the choice to the dataplane.
-    pub mbufs: Option<u32>,
     /// What workers judge packets by. `generation` is 0: the daemon counts.
     pub policy: PolicySpec,
     /// The interfaces in the file's order; the position is the interface index everywhere else.
@@ -109,9 +107,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(limit).read_to_end(&mut bytes))
         .map_err(|e| Problem::of_file(path, format!("cannot be read: {e}")))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Problem::of_file(path, format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to()))
-    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Problem::of_file(path, format!("is not UTF-8 from byte {} on", e.utf8_error().valid_up_to())))?;
     parse(&text, path)
 }
 

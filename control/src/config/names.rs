@@ -117,8 +117,7 @@ mod tests {
         assert_eq!(tcp_flags("syn,ack,fin,rst/syn"), Some((0x17, 0x02)));
         assert_eq!(tcp_flags("all/none"), Some((0xff, 0)));
         assert_eq!(tcp_flags("syn"), Some((0x02, 0x02)));
-        for bad in ["", "/", "syn/", "/syn", "syn/ack", "none/none", "SYN/SYN", "syn,,ack/syn", "syn/syn/syn"]
-        {
+        for bad in ["", "/", "syn/", "/syn", "syn/ack", "none/none", "SYN/SYN", "syn,,ack/syn", "syn/syn/syn"] {
             assert_eq!(tcp_flags(bad), None, "{bad}");
         }
     }

@@ -94,8 +94,8 @@ impl Node {
             with_snippet: false,
         };
         TRAIL.take();
-        let typed: Spanned<Typed> = serde_yaml::from_str_with_options(text, options)
-            .map_err(|e| syntax_error(&e, &TRAIL.take(), file))?;
+        let typed: Spanned<Typed> =
+            serde_yaml::from_str_with_options(text, options).map_err(|e| syntax_error(&e, &TRAIL.take(), file))?;
         Ok(resolve(typed, text))
     }
 
@@ -147,10 +147,9 @@ impl Node {
         }
         let (step, rest) = match &self.value {
             Value::Null | Value::Scalar(_) => return None,
-            Value::Seq(items) => items
-                .iter()
-                .enumerate()
-                .find_map(|(i, n)| n.path_of(wanted).map(|rest| (format!("[{i}]"), rest)))?,
+            Value::Seq(items) => {
+                items.iter().enumerate().find_map(|(i, n)| n.path_of(wanted).map(|rest| (format!("[{i}]"), rest)))?
+            }
             Value::Map(entries) => {
                 entries.iter().find_map(|(key, n)| n.path_of(wanted).map(|rest| (key.text.clone(), rest)))?
             }
@@ -307,11 +306,7 @@ fn syntax_error(e: &Error, trail: &[String], file: &Path) -> ConfigError {
         other => {
             let text = UserMessageFormatter.format_message(other);
             // The scanner looks ahead of the budget and has this name for flow collections.
-            if text.contains("recursion limit") {
-                too_deep()
-            } else {
-                format!("not YAML: {}", visible(text.chars()))
-            }
+            if text.contains("recursion limit") { too_deep() } else { format!("not YAML: {}", visible(text.chars())) }
         }
     };
     let mut path = String::new();
@@ -322,7 +317,7 @@ fn syntax_error(e: &Error, trail: &[String], file: &Path) -> ConfigError {
         path.push_str(step);
     }
     let position = e.location().map(|l| (l.line(), Some(l.column())));
-    Problem { file: file.to_owned(), position, path, message }.into()
+    Problem { file: file.to_owned(), position, path: visible(path.chars()), message }.into()
 }
 
 #[cfg(test)]

@@ -79,13 +79,7 @@ impl<'y> Reader<'y> {
         });
     }
 
-    fn problem(
-        &self,
-        node: &Node,
-        (line, column): (u64, u64),
-        key: Option<&Key>,
-        message: String,
-    ) -> Problem {
+    fn problem(&self, node: &Node, (line, column): (u64, u64), key: Option<&Key>, message: String) -> Problem {
         let mut path = self.root.path_of(node).unwrap_or_default();
         if let Some(key) = key {
             if !path.is_empty() {

@@ -197,11 +197,7 @@ impl Mirror {
             let Ok(fib) = tokio::task::spawn_blocking(move || Arc::new(Fib::build(copy))).await else {
                 return Err(KernelError::Closed);
             };
-            tracing::debug!(
-                routes = spec.routes.len(),
-                addresses = spec.addresses.len(),
-                "new forwarding table"
-            );
+            tracing::debug!(routes = spec.routes.len(), addresses = spec.addresses.len(), "new forwarding table");
             if let Err(e) = self.workers.broadcast(|_| Command::Fib(Arc::clone(&fib))).await {
                 tracing::error!("forwarding table: {e}");
             }
@@ -289,8 +285,7 @@ fn subscribe() -> Result<(Handle, Events), KernelError> {
         MulticastGroup::Neigh,
     ];
     // Two sockets: a dump must not crowd out the notifications.
-    let (mut listening, _, events) =
-        rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Socket)?;
+    let (mut listening, _, events) = rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Socket)?;
     if let Err(e) = listening.socket_mut().socket_ref().set_rx_buf_sz(RECEIVE_BUFFER) {
         tracing::debug!("netlink receive buffer: {e}");
     }

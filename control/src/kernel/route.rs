@@ -6,8 +6,8 @@ use dataplane::api::RouteTarget;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
+    RouteVia,
 };
 
 /// Where one leg of a route leads.
@@ -42,8 +42,7 @@ impl KernelRoute {
     /// Reads a message; `None` for what is not a route to mirror: another table, a cached clone, a type that does not
     /// forward, a source-specific route, or IPv6's link-local and multicast prefixes.
     pub fn read(m: &RouteMessage) -> Option<Self> {
-        let table =
-            m.attributes.iter().find_map(|a| if let RouteAttribute::Table(t) = a { Some(*t) } else { None });
+        let table = m.attributes.iter().find_map(|a| if let RouteAttribute::Table(t) = a { Some(*t) } else { None });
         if table.unwrap_or(u32::from(m.header.table)) != u32::from(RouteHeader::RT_TABLE_MAIN)
             || m.header.flags.contains(RouteFlags::Cloned)
             || m.header.source_prefix_length != 0

@@ -10,9 +10,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::time::{Instant, sleep};
@@ -34,11 +32,7 @@ pub async fn bring_up(handle: &Handle, config: &Config) -> Result<(), KernelErro
         indices.push(ifindex);
         sysctls(&interface.name);
         let refused = |what| {
-            move |e: rtnetlink::Error| KernelError::Link {
-                name: interface.name.clone(),
-                what,
-                cause: cause(&e),
-            }
+            move |e: rtnetlink::Error| KernelError::Link { name: interface.name.clone(), what, cause: cause(&e) }
         };
         let mtu = LinkUnspec::new_with_index(ifindex).mtu(u32::from(interface.mtu)).build();
         handle.link().set(mtu).execute().await.map_err(refused("its MTU"))?;

@@ -14,9 +14,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::route::KernelRoute;
@@ -95,9 +93,7 @@ impl State {
             RouteNetlinkMessage::NewRoute(m) => {
                 KernelRoute::read(m).map(|r| self.new_route(r, flags)).unwrap_or_default()
             }
-            RouteNetlinkMessage::DelRoute(m) => {
-                KernelRoute::read(m).map(|r| self.del_route(&r)).unwrap_or_default()
-            }
+            RouteNetlinkMessage::DelRoute(m) => KernelRoute::read(m).map(|r| self.del_route(&r)).unwrap_or_default(),
             RouteNetlinkMessage::NewNeighbour(m) => self.neighbour(m, false),
             RouteNetlinkMessage::DelNeighbour(m) => self.neighbour(m, true),
             _ => Effect::default(),
@@ -160,9 +156,7 @@ impl State {
 
     /// The neighbours on our interfaces, with the interface's index.
     pub fn neighbours(&self) -> impl Iterator<Item = (u16, IpAddr, Neighbour)> {
-        self.neighbours
-            .iter()
-            .filter_map(|(&(ifindex, address), &n)| Some((self.interface(ifindex)?, address, n)))
+        self.neighbours.iter().filter_map(|(&(ifindex, address), &n)| Some((self.interface(ifindex)?, address, n)))
     }
 
     /// What is known of one neighbour.
@@ -181,8 +175,7 @@ impl State {
     }
 
     fn new_link(&mut self, m: &LinkMessage) -> Effect {
-        let name =
-            m.attributes.iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n) } else { None });
+        let name = m.attributes.iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n) } else { None });
         let Some(name) = name else { return Effect::default() };
         let now = TwinLink {
             ifindex: m.header.index,
@@ -264,8 +257,7 @@ impl State {
 
     fn del_route(&mut self, route: &KernelRoute) -> Effect {
         let Some(of_prefix) = self.routes.get_mut(&route.prefix) else { return Effect::default() };
-        let exact =
-            of_prefix.iter().position(|r| r.same_slot(route) && r.kind == route.kind && r.hops == route.hops);
+        let exact = of_prefix.iter().position(|r| r.same_slot(route) && r.kind == route.kind && r.hops == route.hops);
         let slots = of_prefix.iter().filter(|r| r.same_slot(route)).count();
         match exact {
             Some(i) => drop(of_prefix.remove(i)),
@@ -286,12 +278,8 @@ impl State {
         let (mut address, mut mac) = (None, None);
         for a in &m.attributes {
             match a {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                    address = Some(IpAddr::from(*v4))
-                }
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                    address = Some(IpAddr::from(*v6))
-                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::from(*v4)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::from(*v6)),
                 NeighbourAttribute::LinkLayerAddress(l) => mac = <[u8; 6]>::try_from(l.as_slice()).ok(),
                 _ => {}
             }
@@ -339,14 +327,9 @@ fn address_of(m: &AddressMessage) -> Option<IpNet> {
 }
 
 fn address_flags(m: &AddressMessage) -> AddressFlags {
-    let wide =
-        m.attributes.iter().find_map(|a| if let AddressAttribute::Flags(f) = a { Some(*f) } else { None });
+    let wide = m.attributes.iter().find_map(|a| if let AddressAttribute::Flags(f) = a { Some(*f) } else { None });
     wide.unwrap_or_else(|| {
         let narrow = m.header.flags;
-        if narrow.contains(AddressHeaderFlags::Secondary) {
-            AddressFlags::Secondary
-        } else {
-            AddressFlags::empty()
-        }
+        if narrow.contains(AddressHeaderFlags::Secondary) { AddressFlags::Secondary } else { AddressFlags::empty() }
     })
 }

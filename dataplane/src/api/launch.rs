@@ -1,6 +1,6 @@
 //! Starting the dataplane: EAL, ports, workers; and the [`Handle`] by which control speaks to them.
 //!
-//! *Life-cycle*: [`gateway`] once per process (EAL allows no second time); [`Handle::stop`] ends the workers, closes the
+//! *Life-cycle*: [`start`] once per process (EAL allows no second time); [`Handle::stop`] ends the workers, closes the
 //! ports and returns all memory.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::policy::Policy;
 use super::stats::WorkerStats;
 #[cfg(feature = "dpdk")]
 use crate::{
-    forward::route::Fib,
+    forward::route::{Fib, FibSpec},
     path::{Interface, Path, PathSetup},
     steer::{Steer, mesh},
     time::Nanos,
@@ -211,12 +211,15 @@ pub fn start<L: crate::dpdk::WorkerLoop>(
     })
 }
 
-/// Starts the gateway: [`start`] with workers that judge by `policy` and route by `fib` from their first packet on.
+/// Starts the gateway: [`start`] with the workers of this crate. Until control publishes a policy and a forwarding table
+/// they have no rule, no route, and drop all but ARP and neighbour discovery.
 ///
 /// # Errors
 /// Whatever does not start.
 #[cfg(feature = "dpdk")]
-pub fn gateway(config: &LaunchConfig, policy: &Arc<Policy>, fib: &Arc<Fib>) -> Result<Handle, LaunchError> {
+pub fn gateway(config: &LaunchConfig) -> Result<Handle, LaunchError> {
+    let policy = Arc::new(Policy::closed(config.interfaces.len()));
+    let fib = Arc::new(Fib::build(FibSpec::default()));
     let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     let mut rings = mesh(config.workers.len()).into_iter();
     start(config, |seat| {
@@ -232,8 +235,8 @@ pub fn gateway(config: &LaunchConfig, policy: &Arc<Policy>, fib: &Arc<Fib>) -> R
                 stats: seat.stats,
                 conntrack_max: config.conntrack_max.div_ceil(seat.workers),
                 seeds: [random(), random(), random(), random()],
-                policy: Arc::clone(policy),
-                fib: Arc::clone(fib),
+                policy: Arc::clone(&policy),
+                fib: Arc::clone(&fib),
             },
             Nanos(0),
         );
@@ -247,6 +250,12 @@ pub fn gateway(config: &LaunchConfig, policy: &Arc<Policy>, fib: &Arc<Fib>) -> R
         };
         Worker::new(setup, path, seat.io, Nanos(0))
     })
+}
+
+/// DPDK's version, as the linked library names itself.
+#[cfg(feature = "dpdk")]
+pub fn dpdk_version() -> String {
+    crate::dpdk::version()
 }
 
 #[cfg(feature = "dpdk")]
@@ -364,21 +373,25 @@ pub enum LaunchError {
         source: DpdkError,
     },
     /// No port came of a device.
-    #[error("interface {interface}: DPDK found no port at device {device:?}, or its driver refused it (see its log)")]
-    UnknownDevice {
+    #[error("interface {interface}: no such device, or its driver refuses it: {device}: {source}")]
+    Device {
         /// Which interface.
         interface: String,
         /// As configured.
         device: String,
+        /// What DPDK said.
+        source: DpdkError,
     },
     /// The kernel made no TAP.
     #[error(
-        "interface {interface}: the kernel made no TAP of this name: /dev/net/tun and CAP_NET_ADMIN are needed, and no \
-         other interface may have the name"
+        "interface {interface}: the kernel made no TAP of this name ({source}): /dev/net/tun and CAP_NET_ADMIN are \
+         needed, and no other interface may have the name"
     )]
     Twin {
         /// Which interface.
         interface: String,
+        /// What DPDK said.
+        source: DpdkError,
     },
     /// A device without queues.
     #[error("interface {interface}: the device has no {kind} queue")]

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use dpdk_sys as sys;
 
-use super::last_error;
 use super::mempool::megabytes_needed;
-use crate::api::launch::{HugePages, LaunchConfig, LaunchError};
+use super::{check, error, last_error};
+use crate::api::launch::{DpdkError, HugePages, LaunchConfig, LaunchError};
 
 /// The initialised EAL.
 #[derive(Debug)]
@@ -24,17 +24,15 @@ pub struct Eal {
     directory: PathBuf,
     /// The EAL keeps pointers to its arguments.
     _args: Vec<CString>,
-    /// Goes back after `Drop` has cleaned up.
-    reserved: Reserved,
 }
 
 /// Whether this process has tried: EAL allows one start.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 impl Eal {
-    /// Initialises the EAL on `memory`.
-    pub(super) fn start(config: &LaunchConfig, mut memory: Memory) -> Result<Self, LaunchError> {
-        let args: Vec<CString> = arguments(config, &memory, &allowed_cpus())
+    /// Initialises the EAL on `memory`, of which it takes all.
+    pub(super) fn start(config: &LaunchConfig, memory: &Memory) -> Result<Self, LaunchError> {
+        let args: Vec<CString> = arguments(config, memory, &allowed_cpus())
             .into_iter()
             .map(|arg| CString::new(arg.clone()).map_err(|_| LaunchError::EalArgument { argument: arg }))
             .collect::<Result<_, _>>()?;
@@ -49,25 +47,41 @@ impl Eal {
         // EAL (`_args`); the EAL writes to none of them; first call in this process (`STARTED`).
         let ret = unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) };
         if ret < 0 {
-            return Err(LaunchError::Eal { source: last_error("rte_eal_init") });
+            let source = last_error("rte_eal_init");
+            remove(&directory());
+            return Err(LaunchError::Eal { source });
         }
-        // The EAL has taken its memory: another process may now count what is free.
-        memory.reserved.turn = None;
-        // SAFETY: the EAL is initialised.
-        let directory = unsafe { sys::rte_eal_get_runtime_dir() };
-        // SAFETY: a NUL-terminated string in static memory of the EAL, copied here.
-        let directory = unsafe { CStr::from_ptr(directory) };
-        let directory = Path::new(OsStr::from_bytes(directory.to_bytes())).to_owned();
-        Ok(Self { directory, _args: args, reserved: memory.reserved })
+        Ok(Self { directory: directory(), _args: args })
     }
+
+    /// Makes the virtual device `device`, arguments and all.
+    pub(super) fn probe(&self, device: &str) -> Result<(), DpdkError> {
+        let Ok(device) = CString::new(device) else { return Err(error("rte_dev_probe", EINVAL)) };
+        // SAFETY: the EAL is initialised (`self`); `device` is NUL-terminated and copied by the callee.
+        let ret = unsafe { sys::rte_dev_probe(device.as_ptr()) };
+        check("rte_dev_probe", ret).map(drop)
+    }
+}
+
+/// Where the EAL keeps its files at run time; known from early in its initialisation.
+fn directory() -> PathBuf {
+    // SAFETY: no precondition: the address of a buffer in static memory, empty before the EAL has begun.
+    let directory = unsafe { sys::rte_eal_get_runtime_dir() };
+    // SAFETY: not null and NUL-terminated, by the line above; copied here.
+    let directory = unsafe { CStr::from_ptr(directory) };
+    Path::new(OsStr::from_bytes(directory.to_bytes())).to_owned()
+}
+
+/// Removes the directory, which the EAL leaves behind empty; what is not empty is not ours alone.
+fn remove(directory: &Path) {
+    let _ = fs::remove_dir(directory);
 }
 
 impl Drop for Eal {
     fn drop(&mut self) {
         // SAFETY: initialised by `start`, once; ports are closed and the pool is freed: they hold the last other references.
         unsafe { sys::rte_eal_cleanup() };
-        // The EAL leaves its directory behind, empty; what is not empty is not ours alone.
-        let _ = fs::remove_dir(&self.directory);
+        remove(&self.directory);
     }
 }
 
@@ -78,15 +92,23 @@ pub struct Memory {
     pub huge: bool,
     /// How much, MB.
     pub megabytes: u32,
-    reserved: Reserved,
+    /// What had to be reserved for it.
+    pub(super) reserved: Reserved,
 }
 
 /// Huge pages that were added to the machine's for this run; `Drop` takes them off again.
 #[derive(Debug, Default)]
-struct Reserved {
+pub(super) struct Reserved {
     pages: u64,
     /// Held from counting free pages until they are taken: two processes that start together count in turns.
     turn: Option<File>,
+}
+
+impl Reserved {
+    /// The EAL has its memory: another process may count what is free.
+    pub(super) fn taken(&mut self) {
+        self.turn = None;
+    }
 }
 
 impl Memory {
@@ -188,9 +210,9 @@ pub(super) fn port_name(device: &str) -> String {
     pci_address(device).unwrap_or_else(|| device.split(',').next().unwrap_or_default().to_owned())
 }
 
-/// The virtual device that is interface `index`'s TAP twin.
-pub(super) fn twin_name(index: usize) -> String {
-    format!("net_tap_twin{index}")
+/// The virtual device that is the TAP twin of interface `index`, `name` in the kernel.
+pub(super) fn twin_device(index: usize, name: &str) -> String {
+    format!("net_tap_twin{index},iface={name}")
 }
 
 /// The EAL's command line.
@@ -209,17 +231,12 @@ fn arguments(config: &LaunchConfig, memory: &Memory, cpus: &str) -> Vec<String> 
     if config.interfaces.iter().all(|i| pci_address(&i.device).is_none()) {
         add(&["--no-pci", "--iova-mode", "va"]);
     }
-    for interface in &config.interfaces {
-        let kind = if pci_address(&interface.device).is_some() { "--allow" } else { "--vdev" };
-        add(&[kind, &interface.device]);
+    // Virtual devices are made one by one afterwards, each with its own error.
+    for interface in config.interfaces.iter().filter(|i| pci_address(&i.device).is_some()) {
+        add(&["--allow", &interface.device]);
     }
-    if config.twins {
-        // It complains of each optional thing that the kernel lacks; what matters comes back as an error.
-        add(&["--log-level", "pmd.net.tap:critical"]);
-        for (index, interface) in config.interfaces.iter().enumerate() {
-            add(&["--vdev", &format!("{},iface={}", twin_name(index), interface.name)]);
-        }
-    }
+    // net_tap complains of each optional thing that the kernel lacks; what matters comes back as an error.
+    add(&["--log-level", "pmd.net.tap:critical"]);
     args.extend(config.eal_args.iter().cloned());
     args
 }
@@ -241,6 +258,9 @@ pub(crate) fn cpu_in_list(list: &str, cpu: usize) -> bool {
         }
     })
 }
+
+/// `EINVAL` of Linux.
+const EINVAL: c_int = 22;
 
 /// Where the kernel counts 2 MB pages.
 const HUGE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
@@ -299,8 +319,7 @@ mod tests {
         assert_eq!(
             line(&["net_null0"], false),
             "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --log-level lib.eal:error \
-             --no-huge --no-shconf -m 64 --no-pci --iova-mode va --vdev net_null0 --log-level pmd.net.tap:critical \
-             --vdev net_tap_twin0,iface=if0 --single-file-segments"
+             --no-huge --no-shconf -m 64 --no-pci --iova-mode va --log-level pmd.net.tap:critical --single-file-segments"
         );
     }
 
@@ -309,8 +328,7 @@ mod tests {
         assert_eq!(
             line(&["0000:3b:00.0", "net_null0"], true),
             "sluiced --lcores 0@(0-1) --file-prefix t --no-telemetry --log-level warning --log-level lib.eal:error \
-             --in-memory -m 64 --allow 0000:3b:00.0 --vdev net_null0 --log-level pmd.net.tap:critical \
-             --vdev net_tap_twin0,iface=if0 --vdev net_tap_twin1,iface=if1 --single-file-segments"
+             --in-memory -m 64 --allow 0000:3b:00.0 --log-level pmd.net.tap:critical --single-file-segments"
         );
     }
 

@@ -91,7 +91,12 @@ impl Io for DpdkIo {
             None => send(),
             Some(lock) => lock.hold(send),
         };
-        bufs.drain(..usize::from(sent)).for_each(mem::forget);
+        if sent == n {
+            // SAFETY: 0 is within the capacity; what was in the array belongs to the device and must not be dropped.
+            unsafe { bufs.set_len(0) };
+        } else {
+            bufs.drain(..usize::from(sent)).for_each(mem::forget);
+        }
     }
 
     fn alloc(&mut self) -> Option<Mbuf> {

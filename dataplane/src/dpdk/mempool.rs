@@ -41,6 +41,11 @@ impl Pool {
         }
     }
 
+    /// The EAL, which lives as long as the pool.
+    pub(super) fn eal(&self) -> &Eal {
+        &self.eal
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::rte_mempool {
         self.raw.as_ptr()
     }

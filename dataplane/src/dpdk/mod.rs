@@ -2,17 +2,17 @@
 //!
 //! The only place of this crate with `unsafe`. All that leaves it is safe to use in any order: a queue pair exists once
 //! and belongs to one worker, an [`mbuf::Mbuf`] is freed once, and memory outlives what points into it (see
-//! [`mempool`]).
+//! `mempool`).
 //!
-//! *Life-cycle*: [`runtime::Runtime`] owns everything, `crate::api::launch` starts and stops it.
+//! *Life-cycle*: `runtime::Runtime` owns everything, `crate::api::launch` starts and stops it.
 
-pub mod eal;
+pub(crate) mod eal;
 mod io;
 mod lcore;
 pub mod mbuf;
-pub mod mempool;
-pub mod port;
-pub mod runtime;
+pub(crate) mod mempool;
+mod port;
+pub(crate) mod runtime;
 
 pub use io::DpdkIo;
 pub use lcore::WorkerLoop;
@@ -41,4 +41,13 @@ fn last_error(call: &'static str) -> DpdkError {
     // SAFETY: shim_errno reads a thread-local and has no precondition.
     let errno = unsafe { dpdk_sys::shim_errno() };
     error(call, errno)
+}
+
+/// DPDK's version: `DPDK 22.11.11`.
+pub fn version() -> String {
+    // SAFETY: shim_version has no precondition and returns a constant NUL-terminated string.
+    let text = unsafe { dpdk_sys::shim_version() };
+    // SAFETY: `text` is not null and NUL-terminated, by the line above.
+    let text = unsafe { CStr::from_ptr(text) };
+    text.to_string_lossy().into_owned()
 }

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 
 use dpdk_sys as sys;
 
+use super::eal::{pci_address, port_name};
 use super::mempool::Pool;
 use super::{check, error};
 use crate::api::launch::{DpdkError, Link};
@@ -15,8 +16,8 @@ use crate::api::launch::{DpdkError, Link};
 /// What a port is opened for.
 #[derive(Debug)]
 pub(super) struct Setup<'a> {
-    /// How the EAL names it.
-    pub name: &'a str,
+    /// A PCI address, or a virtual device with its arguments, to be made.
+    pub device: &'a str,
     /// How many workers there are.
     pub workers: u16,
     /// Descriptors per queue.
@@ -30,8 +31,8 @@ pub(super) struct Setup<'a> {
 /// Why a port does not open.
 #[derive(Debug)]
 pub(super) enum OpenError {
-    /// No device of this name.
-    Unknown,
+    /// The device does not exist, or its driver refuses it.
+    Device(DpdkError),
     /// The device has no queue to receive from, or none to send to.
     NoQueue(&'static str),
     /// The device's frames are smaller; its largest.
@@ -65,7 +66,10 @@ pub(super) struct Port {
 impl Port {
     /// Finds, configures and starts the port.
     pub(super) fn open(setup: &Setup<'_>, pool: &Pool) -> Result<Self, OpenError> {
-        let id = find(setup.name).ok_or(OpenError::Unknown)?;
+        if pci_address(setup.device).is_none() {
+            pool.eal().probe(setup.device).map_err(OpenError::Device)?;
+        }
+        let id = find(&port_name(setup.device)).map_err(OpenError::Device)?;
         let info = info(id)?;
         let rx_queues = setup.workers.min(info.max_rx_queues);
         let tx_queues = setup.workers.min(info.max_tx_queues);
@@ -223,12 +227,13 @@ impl Drop for Port {
 }
 
 /// The id of the port that the EAL calls `name`.
-fn find(name: &str) -> Option<u16> {
-    let name = CString::new(name).ok()?;
+fn find(name: &str) -> Result<u16, DpdkError> {
+    let call = "rte_eth_dev_get_port_by_name";
+    let Ok(name) = CString::new(name) else { return Err(error(call, ENODEV)) };
     let mut id = 0;
     // SAFETY: `name` is NUL-terminated, `id` a live u16.
     let ret = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) };
-    (ret == 0).then_some(id)
+    check(call, ret).map(|_| id)
 }
 
 fn info(id: u16) -> Result<sys::shim_port, DpdkError> {
@@ -260,6 +265,9 @@ fn text(chars: &[std::ffi::c_char]) -> String {
 
 /// The driver whose ports are interfaces of the kernel.
 pub(super) const TAP: &str = "net_tap";
+
+/// `ENODEV` of Linux.
+const ENODEV: i32 = 19;
 
 /// `ENOTSUP` of Linux.
 const ENOTSUP: i32 = 95;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::eal::{self, Eal, Memory};
+use super::eal::{self, Eal, Memory, Reserved};
 use super::io::{DpdkIo, Slot, SpinLock, TxQueue};
 use super::lcore::{self, Lcore, WorkerLoop};
 use super::mempool::{self, Pool};
@@ -29,6 +29,8 @@ pub struct Runtime {
     ports: Vec<(Port, Option<Port>)>,
     /// `None` once closed.
     pool: Option<Arc<Pool>>,
+    /// Goes back when all else is gone.
+    _reserved: Reserved,
 }
 
 #[derive(Debug)]
@@ -93,11 +95,13 @@ impl Runtime {
         config: &LaunchConfig,
         build: impl FnMut(WorkerSeat) -> L,
     ) -> Result<Started, LaunchError> {
-        let (memory, note) = Memory::choose(config)?;
+        let (mut memory, note) = Memory::choose(config)?;
         let hugepages = memory.huge;
-        let eal = Eal::start(config, memory)?;
+        let eal = Eal::start(config, &memory)?;
+        memory.reserved.taken();
         let pool = Arc::new(Pool::new(eal, mempool::mbufs_needed(config), mempool::room(config))?);
-        let runtime = Self { workers: Vec::new(), ports: Vec::new(), pool: Some(Arc::clone(&pool)) };
+        let runtime =
+            Self { workers: Vec::new(), ports: Vec::new(), pool: Some(Arc::clone(&pool)), _reserved: memory.reserved };
         let (messages_in, messages) = bounded(MESSAGES);
         let mut started = Started {
             runtime,
@@ -252,7 +256,7 @@ fn open(
     let name = interface.name.clone();
     let wire = Port::open(
         &Setup {
-            name: &eal::port_name(&interface.device),
+            device: &interface.device,
             workers,
             descriptors: mempool::descriptors(interface),
             mtu: interface.mtu,
@@ -261,7 +265,9 @@ fn open(
         pool,
     )
     .map_err(|e| match e {
-        OpenError::Unknown => LaunchError::UnknownDevice { interface: name.clone(), device: interface.device.clone() },
+        OpenError::Device(source) => {
+            LaunchError::Device { interface: name.clone(), device: interface.device.clone(), source }
+        }
         OpenError::NoQueue(kind) => LaunchError::NoQueue { interface: name.clone(), kind },
         OpenError::Mtu(most) => LaunchError::Mtu { interface: name.clone(), mtu: interface.mtu, most },
         OpenError::Dpdk(source) => LaunchError::Port { interface: name.clone(), source },
@@ -273,7 +279,7 @@ fn open(
     }
     let twin = Port::open(
         &Setup {
-            name: &eal::twin_name(index),
+            device: &eal::twin_device(index, &name),
             workers,
             descriptors: mempool::SOFTWARE_DESCRIPTORS,
             mtu: interface.mtu,
@@ -282,7 +288,7 @@ fn open(
         pool,
     )
     .map_err(|e| match e {
-        OpenError::Unknown => LaunchError::Twin { interface: name.clone() },
+        OpenError::Device(source) => LaunchError::Twin { interface: name.clone(), source },
         OpenError::NoQueue(kind) => LaunchError::NoQueue { interface: name.clone(), kind },
         OpenError::Mtu(most) => LaunchError::Mtu { interface: name.clone(), mtu: interface.mtu, most },
         OpenError::Dpdk(source) => LaunchError::Port { interface: name.clone(), source },

@@ -10,7 +10,8 @@ mod matcher;
 use self::matcher::Matcher;
 pub use self::matcher::Query;
 use crate::api::policy::{
-    Action, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec, RawAction, ZoneId,
+    Action, ConntrackSpec, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec, RawAction,
+    ZoneId,
 };
 use crate::io::PortIdx;
 
@@ -95,6 +96,21 @@ impl Policy {
             rules.push((compile(&r.name, &r.matches)?, r.action, r.log));
         }
         Ok(Self { raw, dnat, snat, rules, spec })
+    }
+
+    /// The policy before there is one: no rule, all is dropped.
+    pub fn closed(interfaces: usize) -> Self {
+        let spec = PolicySpec {
+            generation: 0,
+            zones: vec!["local".to_owned()],
+            interface_zones: vec![ZoneId(u8::MAX); interfaces],
+            raw: Vec::new(),
+            nat: Vec::new(),
+            rules: Vec::new(),
+            default: Action::Drop,
+            conntrack: ConntrackSpec::default(),
+        };
+        Self { raw: Vec::new(), dnat: Vec::new(), snat: Vec::new(), rules: Vec::new(), spec }
     }
 
     /// What it was compiled from.

@@ -4,7 +4,7 @@
 //! The choice is made by type where a worker is built, never by `cfg` inside a stage.
 //!
 //! *Threads*: an `Io` belongs to one worker. A `Buf` may travel to another worker (hand-over), hence `Send`.
-//! *Limits*: a burst is at most [`MAX_BURST`] frames; a frame is one segment once [`Buf::linearise`] has seen it.
+//! *Limits*: a burst is at most [`MAX_BURST`] frames; a frame is one segment once [`Io::linearise`] has seen it.
 
 pub mod mem;
 

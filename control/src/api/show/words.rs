@@ -111,14 +111,10 @@ mod tests {
             AddrMatch { negate: false, set: Arc::new(AddrSet::new(prefixes, ranges)) }
         };
         let none = |_: &Arc<AddrSet>| None;
-        assert_eq!(
-            addresses(&set(&["10.0.0.0/8", "192.0.2.1/32", "::/0"], &[]), none),
-            "10.0.0.0/8,192.0.2.1,::/0"
-        );
+        assert_eq!(addresses(&set(&["10.0.0.0/8", "192.0.2.1/32", "::/0"], &[]), none), "10.0.0.0/8,192.0.2.1,::/0");
         assert_eq!(addresses(&set(&["0.0.0.0/0"], &[]), none), "0.0.0.0/0");
         assert_eq!(addresses(&set(&[], &[("10.0.0.1", "10.0.0.2")]), none), "10.0.0.1-10.0.0.2");
-        let many =
-            set(&["1.0.0.0/32", "2.0.0.0/32", "3.0.0.0/32", "4.0.0.0/32", "5.0.0.0/32", "6.0.0.0/32"], &[]);
+        let many = set(&["1.0.0.0/32", "2.0.0.0/32", "3.0.0.0/32", "4.0.0.0/32", "5.0.0.0/32", "6.0.0.0/32"], &[]);
         assert_eq!(addresses(&many, none), "1.0.0.0,2.0.0.0,3.0.0.0,4.0.0.0 and 2 more");
         assert_eq!(addresses(&AddrMatch { negate: true, ..many }, |_| Some("mgmt".into())), "not mgmt");
     }

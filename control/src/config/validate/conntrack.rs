@@ -1,7 +1,7 @@
 //! `conntrack`: limits, TCP's settings, idle timeouts.
 
+use dataplane::api::Nanos;
 use dataplane::api::policy::{ConntrackSpec, Timeouts};
-use dataplane::time::Nanos;
 
 use super::super::error::quoted;
 use super::super::node::Node;
@@ -80,8 +80,7 @@ fn timeouts<'y>(node: &'y Node, reader: &Reader<'y>, timeouts: &mut Timeouts) {
             let known = words(Timeouts::NAMES.iter().copied());
             reader.refuse_key(node, key, format!("unknown key {}; accepted: {known}", quoted(name)));
         } else {
-            let accepted =
-                "a time from 100ms to 365d such as 30s, 2m, 1h, 5d or 500ms; without a unit, seconds";
+            let accepted = "a time from 100ms to 365d such as 30s, 2m, 1h, 5d or 500ms; without a unit, seconds";
             let in_range = |text: &str| duration(text).filter(|d| TIMEOUT_NANOS.contains(&d.0));
             if let Some(time) = reader.parsed(value, accepted, in_range) {
                 let known = timeouts.set(name, time);
@@ -136,9 +135,7 @@ mod tests {
         ] {
             assert_eq!(duration(text), Some(Nanos(nanos)), "{text}");
         }
-        for bad in
-            ["", "s", "1.5s", "-1s", "1 s", "1h30m", "030s", "1w", "99999999999999999999d", "999999999999d"]
-        {
+        for bad in ["", "s", "1.5s", "-1s", "1 s", "1h30m", "030s", "1w", "99999999999999999999d", "999999999999d"] {
             assert_eq!(duration(bad), None, "{bad}");
         }
     }

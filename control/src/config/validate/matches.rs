@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use dataplane::api::policy::{AddrMatch, AddrSet, Match, ZoneId};
-use dataplane::packet::CtState;
+use dataplane::api::policy::{AddrMatch, AddrSet, CtState, Match, ZoneId};
 
 use super::super::address::{self, Element, Union, of_version, versions, whole_version};
 use super::super::error::quoted;
@@ -92,8 +91,7 @@ impl<'y> MatchReader<'_, 'y> {
         for (key, node) in unknown {
             if let Some(node) = node {
                 let before = if *key == "state" { "connection tracking" } else { "routing" };
-                let why =
-                    format_args!("cannot be asked here: the rule acts before {before}; accepted: no {key:?}");
+                let why = format_args!("cannot be asked here: the rule acts before {before}; accepted: no {key:?}");
                 self.reader.refuse(node, why);
             }
         }
@@ -132,14 +130,12 @@ impl<'y> MatchReader<'_, 'y> {
             && source.both(destination).none()
         {
             let (destination, source) = (destination.label(), source.label());
-            self.reader
-                .refuse(node, format_args!("is {destination}, but source is {source}; accepted: {accepted}"));
+            self.reader.refuse(node, format_args!("is {destination}, but source is {source}; accepted: {accepted}"));
         } else if let Some(node) = keys.proto
             && source.both(destination).both(proto_versions(&matches.proto)).none()
         {
             let version = source.both(destination).label();
-            self.reader
-                .refuse(node, format_args!("never goes with {version} addresses; accepted: {accepted}"));
+            self.reader.refuse(node, format_args!("never goes with {version} addresses; accepted: {accepted}"));
         }
     }
 
@@ -263,8 +259,7 @@ impl<'y> MatchReader<'_, 'y> {
                 // What begins with a letter and has no colon can only have meant a set.
                 if text.starts_with(|c: char| c.is_alphabetic()) && !text.contains(':') {
                     let sets = words(self.names.sets.iter().map(|(name, _)| name.as_str()));
-                    let accepted =
-                        if sets.is_empty() { "an address; no sets are defined".into() } else { sets };
+                    let accepted = if sets.is_empty() { "an address; no sets are defined".into() } else { sets };
                     self.reader.refuse_value(node, text, "is not a set", accepted);
                 } else {
                     let accepted = if why == "is not valid" { address::ACCEPTED.into() } else { accepted };
@@ -276,8 +271,7 @@ impl<'y> MatchReader<'_, 'y> {
     }
 
     fn proto(&self, node: Option<&'y Node>) -> Vec<u8> {
-        let accepted =
-            || format!("{}, or a number from 0 to 255", words(PROTOCOLS.iter().map(|(name, _)| *name)));
+        let accepted = || format!("{}, or a number from 0 to 255", words(PROTOCOLS.iter().map(|(name, _)| *name)));
         let items = node.map(|node| self.reader.one_or_many(node, &accepted())).unwrap_or_default();
         let mut protocols = Vec::new();
         for item in items {
@@ -322,8 +316,7 @@ impl<'y> MatchReader<'_, 'y> {
                 return Vec::new();
             }
         };
-        let accepted =
-            || format!("{}, or a number from 0 to 255", words(table.iter().map(|(name, _)| *name)));
+        let accepted = || format!("{}, or a number from 0 to 255", words(table.iter().map(|(name, _)| *name)));
         let mut types = Vec::new();
         for item in self.reader.one_or_many(node, &accepted()) {
             let Some(text) = self.reader.text(item, accepted()) else { continue };
@@ -331,12 +324,7 @@ impl<'y> MatchReader<'_, 'y> {
             match find(table, text).or_else(number) {
                 Some(icmp_type) => types.push(icmp_type),
                 None if text.contains('/') => {
-                    self.reader.refuse_value(
-                        item,
-                        text,
-                        "has a code, which is not supported yet",
-                        accepted(),
-                    );
+                    self.reader.refuse_value(item, text, "has a code, which is not supported yet", accepted());
                 }
                 None => self.reader.refuse_value(item, text, "is not a type of this protocol", accepted()),
             }

@@ -50,15 +50,10 @@ struct Names {
 pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     let document = Document::read(root, reader);
     let mut launch = dataplane_section(document.dataplane, reader);
-    let mbufs = launch.1;
-    let mut names = Names {
-        zones: vec!["local".into()],
-        interfaces: Vec::new(),
-        sets: Vec::new(),
-        set_index: HashMap::new(),
-    };
+    let mut names =
+        Names { zones: vec!["local".into()], interfaces: Vec::new(), sets: Vec::new(), set_index: HashMap::new() };
     match document.interfaces {
-        Some(node) => launch.0.interfaces = network::interfaces(node, reader, &mut names),
+        Some(node) => launch.interfaces = network::interfaces(node, reader, &mut names),
         None => reader.refuse_missing(root, "interfaces"),
     }
     let routes = document.routes.map(|node| network::routes(node, reader, &names));
@@ -67,7 +62,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
         sets::sets(node, reader, &mut names);
     }
     let (conntrack_max, conntrack) = conntrack::conntrack(document.conntrack, reader);
-    launch.0.conntrack_max = conntrack_max;
+    launch.conntrack_max = conntrack_max;
     let rules = rules::Rules { reader, names: &names };
     let raw = document.raw.map(|node| rules.raw(node));
     let nat = document.nat.map(|node| rules.nat(node));
@@ -81,8 +76,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     let metrics_listen = document.metrics.and_then(|node| metrics(node, reader));
     let control = control(document.control, reader);
     Config {
-        launch: launch.0,
-        mbufs,
+        launch,
         policy: PolicySpec {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
@@ -103,8 +97,8 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     }
 }
 
-/// `dataplane`, and the number of packet buffers.
-fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> (LaunchConfig, Option<u32>) {
+/// `dataplane`; interfaces and connections come from sections of their own.
+fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchConfig {
     let mut launch = LaunchConfig {
         workers: vec![0],
         hugepages: HugePages::Auto,
@@ -113,8 +107,10 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> (Launch
         file_prefix: String::new(),
         interfaces: Vec::<InterfaceConfig>::new(),
         conntrack_max: 0,
+        mbufs: None,
+        twins: true,
     };
-    let Some(section) = node.map(|node| Dataplane::read(node, reader)) else { return (launch, None) };
+    let Some(section) = node.map(|node| Dataplane::read(node, reader)) else { return launch };
     if let Some(node) = section.workers {
         launch.workers = workers(node, reader);
     }
@@ -139,8 +135,8 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> (Launch
             launch.eal_args.push(text.to_owned());
         }
     }
-    let mbufs = section.mbufs.and_then(|node| reader.number(node, 1024..=16_777_216_u32));
-    (launch, mbufs)
+    launch.mbufs = section.mbufs.and_then(|node| reader.number(node, 1024..=16_777_216_u32));
+    launch
 }
 
 fn workers<'y>(node: &'y Node, reader: &Reader<'y>) -> Vec<usize> {
@@ -185,8 +181,7 @@ fn control<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> ControlConfig {
                 && !text.starts_with('-')
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
         };
-        control.group =
-            reader.parsed(node, "the name of a group", |text| is_group(text).then(|| text.to_owned()));
+        control.group = reader.parsed(node, "the name of a group", |text| is_group(text).then(|| text.to_owned()));
     }
     control
 }

@@ -104,9 +104,8 @@ fn device_id(text: &str) -> Option<String> {
 
 /// `[domain:]bus:device.function`, with the domain and in lower case.
 fn pci_address(text: &str) -> Option<String> {
-    let hex = |text: &str, max: usize| {
-        !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_hexdigit())
-    };
+    let hex =
+        |text: &str, max: usize| !text.is_empty() && text.len() <= max && text.bytes().all(|b| b.is_ascii_hexdigit());
     let (rest, function) = text.split_once('.')?;
     let mut parts = rest.rsplit(':');
     let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
@@ -181,9 +180,7 @@ fn unfit_for_host(net: IpNet) -> Option<&'static str> {
     match net {
         IpNet::V4(n) if n.prefix_len() == 0 => Some("covers everything"),
         IpNet::V6(n) if n.prefix_len() == 0 => Some("covers everything"),
-        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.network() => {
-            Some("is the address of the subnet")
-        }
+        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.network() => Some("is the address of the subnet"),
         IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.broadcast() => {
             Some("is the broadcast address of the subnet")
         }
@@ -267,10 +264,8 @@ fn route<'y>(item: &'y Node, reader: &Reader<'y>, names: &Names) -> Option<Stati
     }
     let interface = match (interface, link) {
         (Some(given), Some((found, _))) if given? != found => {
-            let accepted = format!(
-                "an address that is not on the link of {}",
-                names.interfaces[usize::from(found)].name
-            );
+            let accepted =
+                format!("an address that is not on the link of {}", names.interfaces[usize::from(found)].name);
             reader.refuse_value(via_node, &shown, r#"is on another interface's link"#, accepted);
             None
         }
@@ -291,14 +286,13 @@ pub fn neighbours<'y>(node: &'y Node, reader: &Reader<'y>, names: &Names) -> Vec
     let mut neighbours = Vec::new();
     for item in reader.items(node, "a list of neighbours") {
         let section = schema::Neighbour::read(item, reader);
-        let interface =
-            reader.required(item, "interface", section.interface).and_then(|n| interface(n, reader, names));
+        let interface = reader.required(item, "interface", section.interface).and_then(|n| interface(n, reader, names));
         let address = reader
             .required(item, "address", section.address)
             .and_then(|n| Some((n, reader.parsed(n, "an IP address", |text| text.parse::<IpAddr>().ok())?)));
-        let mac = reader.required(item, "mac", section.mac).and_then(|n| {
-            reader.parsed(n, r#"a unicast MAC address such as "02:00:00:00:00:0a""#, unicast_mac)
-        });
+        let mac = reader
+            .required(item, "mac", section.mac)
+            .and_then(|n| reader.parsed(n, r#"a unicast MAC address such as "02:00:00:00:00:0a""#, unicast_mac));
         let (Some(interface), Some((address_node, address)), Some(mac)) = (interface, address, mac) else {
             continue;
         };

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use dataplane::api::policy::{
-    Action, MAX_RULES, NatKind, NatRuleSpec, PreservePort, RawAction, RawRuleSpec, RuleSpec,
-};
+use dataplane::api::policy::{Action, MAX_RULES, NatKind, NatRuleSpec, PreservePort, RawAction, RawRuleSpec, RuleSpec};
 
 use super::super::address::{Element, is_unicast};
 use super::super::names::{TCP, UDP};
@@ -41,8 +39,7 @@ impl<'y> Rules<'_, 'y> {
             let rule = RawRule::read(item, self.reader);
             let name = self.name(item, rule.name, &mut seen);
             let matches = self.match_reader().matches(&rule.matches(), Hook::Raw);
-            let known =
-                [("notrack", RawAction::Notrack), ("accept", RawAction::Accept), ("drop", RawAction::Drop)];
+            let known = [("notrack", RawAction::Notrack), ("accept", RawAction::Accept), ("drop", RawAction::Drop)];
             let action = self
                 .reader
                 .required(item, "action", rule.action)
@@ -100,8 +97,7 @@ impl<'y> Rules<'_, 'y> {
                 let proto = &matches.proto;
                 if proto.is_empty() && keys.proto.is_none() || !proto.iter().all(|p| [TCP, UDP].contains(p)) {
                     let accepted = "in rules whose proto is tcp, udp or both";
-                    self.reader
-                        .refuse(node, format_args!("needs a protocol with ports; accepted: {accepted}"));
+                    self.reader.refuse(node, format_args!("needs a protocol with ports; accepted: {accepted}"));
                 }
                 self.reader.number(node, 1..=u16::MAX)
             }
@@ -125,8 +121,7 @@ impl<'y> Rules<'_, 'y> {
     fn to_address(&self, node: &'y Node) -> Option<(&'y Node, IpAddr)> {
         let accepted = "one unicast address";
         if let Value::Seq(_) = &node.value {
-            self.reader
-                .refuse(node, format_args!("is a pool, which is not supported yet; accepted: {accepted}"));
+            self.reader.refuse(node, format_args!("is a pool, which is not supported yet; accepted: {accepted}"));
             return None;
         }
         let text = self.reader.text(node, accepted)?;
@@ -171,8 +166,7 @@ impl<'y> Rules<'_, 'y> {
     fn items(&self, node: &'y Node) -> &'y [Node] {
         let items = self.reader.items(node, "a list of rules");
         if items.len() > MAX_RULES {
-            self.reader
-                .refuse(node, format_args!("has {} rules; accepted: at most {MAX_RULES}", items.len()));
+            self.reader.refuse(node, format_args!("has {} rules; accepted: at most {MAX_RULES}", items.len()));
             return &[];
         }
         items

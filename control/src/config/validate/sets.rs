@@ -12,8 +12,7 @@ pub fn sets<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) {
     for (key, node) in reader.entries(node, "a mapping of set names") {
         // A digit first could begin an address.
         if !is_name(&key.text) || key.text.starts_with(|c: char| c.is_ascii_digit()) || key.text == "not" {
-            let message =
-                format!("{} cannot name a set; accepted: {NAME}, no digit first", quoted(&key.text));
+            let message = format!("{} cannot name a set; accepted: {NAME}, no digit first", quoted(&key.text));
             reader.refuse_key(node, key, message);
         }
         let section = schema::Set::read(node, reader);

@@ -1,0 +1,50 @@
+//! Writes pcap files: a header of 24 bytes, then 16 before each frame. Sources: the pcap-savefile(5) manual page.
+
+use std::io::{self, Write};
+
+use crate::frame::FRAME_LEN;
+
+/// The header of a file of Ethernet frames with microsecond times.
+const HEADER: [u8; 24] = {
+    let mut h = [0; 24];
+    let magic = 0xa1b2_c3d4_u32.to_le_bytes();
+    (h[0], h[1], h[2], h[3]) = (magic[0], magic[1], magic[2], magic[3]);
+    h[4] = 2; // version 2.4
+    h[6] = 4;
+    (h[16], h[17]) = (0xff, 0xff); // snap length 65,535
+    h[20] = 1; // Ethernet
+    h
+};
+
+/// Writes a whole file: `frames`, all of them at time 0.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(mut out: impl Write, frames: impl Iterator<Item = [u8; FRAME_LEN]>) -> io::Result<()> {
+    let [a, b, c, d, ..] = FRAME_LEN.to_le_bytes();
+    let len = [a, b, c, d];
+    out.write_all(&HEADER)?;
+    for frame in frames {
+        out.write_all(&[0; 8])?; // seconds, microseconds
+        out.write_all(&len)?; // captured
+        out.write_all(&len)?; // on the wire
+        out.write_all(&frame)?;
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_the_header_and_each_frame_behind_its_own() {
+        let mut file = Vec::new();
+        write(&mut file, [[7; FRAME_LEN], [8; FRAME_LEN]].into_iter()).expect("a Vec takes all");
+        assert_eq!(file.len(), 24 + 2 * (16 + FRAME_LEN));
+        assert_eq!(file[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
+        assert_eq!(file[24..40], [0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0]);
+        assert_eq!(file[40], 7);
+        assert_eq!(file[24 + 76 + 16], 8);
+    }
+}
