@@ -267,7 +267,7 @@ impl<I: Io> Worker<I> {
         }
         let sample = self.samples[interface];
         self.samples[interface] = sample.wrapping_add(1);
-        if sample % RSS_SAMPLE == 0 {
+        if sample.is_multiple_of(RSS_SAMPLE) {
             let agrees = f.buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
             if !agrees {
                 self.rss[interface] = false;

@@ -162,10 +162,9 @@ impl Index {
     /// The bucket after `i` on the way of `hash`. The step is below the number of buckets and that is prime, so the way
     /// leads through all of them.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the step is below the number of buckets")]
     fn next(&self, i: usize, hash: u64) -> usize {
         let n = self.buckets.len();
-        let step = 1 + ((hash >> 8 & 0xffff) * (n as u64 - 1) >> 16) as usize;
+        let step = 1 + (((hash >> 8 & 0xffff) * (n as u64 - 1)) >> 16) as usize;
         let next = i + step;
         if next < n { next } else { next - n }
     }
@@ -173,7 +172,7 @@ impl Index {
 
 /// The smallest prime that is not below `n`; 1 counts as one here.
 fn next_prime(n: usize) -> usize {
-    let divided = |n: usize| (2..).take_while(|d| d * d <= n).any(|d| n % d == 0);
+    let divided = |n: usize| (2..).take_while(|d| d * d <= n).any(|d| n.is_multiple_of(d));
     (n..).find(|&n| !divided(n)).unwrap_or(n)
 }
 
