@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Two workers and DNAT: the reply's hash often points to the worker that does not own the connection, which finds it by the
-# signpost. Many source ports, so that both cases come up; every connection works, and the hand-overs are counted.
-#   wan 203.0.113.10, 64 source ports -- 203.0.113.1:8080 [dnat, 2 workers] -- lan 10.10.0.2:80
+# signpost. The steering hash is linear: how far apart a connection's two homes are depends on the translation alone, so many
+# forwarded ports are used, and many source ports; every connection works, and the hand-overs are counted.
+#   wan 203.0.113.10, 64 source ports -- 203.0.113.1:8080..8095 [dnat, 2 workers] -- lan 10.10.0.2:80
 export WORKERS=2
 # shellcheck source=scripts/e2e/_init.sh
 source "$(dirname "$0")/_init.sh"
@@ -11,7 +12,7 @@ interfaces:
   lan: {device: "net_tap0,iface=dlan", zone: lan, addresses: [10.10.0.1/24]}
   wan: {device: "net_tap1,iface=dwan", zone: wan, addresses: [203.0.113.1/24]}
 nat:
-  - {name: web, type: dnat, from: wan, proto: tcp, destination: 203.0.113.1, dport: 8080, to_address: 10.10.0.2, to_port: 80}
+  - {name: web, type: dnat, from: wan, proto: tcp, destination: 203.0.113.1, dport: 8080-8095, to_address: 10.10.0.2, to_port: 80}
 policy:
   default: drop
   rules:
@@ -30,7 +31,7 @@ for port in range(20000, 20064):
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("203.0.113.10", port))
     s.settimeout(5)
-    s.connect(("203.0.113.1", 8080))
+    s.connect(("203.0.113.1", 8080 + port % 16))
     s.shutdown(socket.SHUT_WR)
     good += s.recv(100) == b"hello 203.0.113.10\n"
     s.close()
