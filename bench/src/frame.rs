@@ -33,10 +33,9 @@ pub fn udp(to: Mac, from: Mac, at: Endpoints) -> [u8; FRAME_LEN] {
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
 
     // The pseudo header: both addresses, the protocol and the UDP length.
-    let pseudo: u32 =
-        ip[12..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>()
-            + u32::from(UDP)
-            + u32::from(UDP_TOTAL);
+    let pseudo: u32 = ip[12..20].chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>()
+        + u32::from(UDP)
+        + u32::from(UDP_TOTAL);
     let udp = &mut ip[IPV4_LEN..];
     udp[..2].copy_from_slice(&at.sport.to_be_bytes());
     udp[2..4].copy_from_slice(&at.dport.to_be_bytes());

@@ -1,8 +1,14 @@
 //! The contract of the configuration: what ships loads, and what is wrong is said in exactly these words.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use control::config::{Config, load};
+use control::config::{Config, load, parse};
+use dataplane::api::Nanos;
+use dataplane::api::launch::HugePages;
+use dataplane::api::policy::{Action, CtState, Match, NatKind, NatRuleSpec, PreservePort, Timeouts, ZoneId};
+use proptest::prelude::*;
 
 /// The repository's root.
 fn root() -> PathBuf {
@@ -49,4 +55,314 @@ fn every_bad_configuration_gives_exactly_its_message() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Reads `rules` and what else `sections` has into a gateway of two interfaces.
+fn gateway(sections: &str) -> Result<Config, String> {
+    let text = format!(
+        "interfaces:\n  \
+           lan: {{device: net_tap0, zone: lan, addresses: [10.0.0.1/24, \"fd00::1/64\"]}}\n  \
+           wan: {{device: net_tap1, zone: wan, addresses: [203.0.113.1/24]}}\n{sections}"
+    );
+    parse(&text, Path::new("x.yaml")).map_err(|e| e.to_string())
+}
+
+/// The match of the one filter rule `keys`.
+fn one_match(keys: &str) -> Match {
+    let config = gateway(&format!("policy:\n  rules:\n    - {{name: r, action: accept, {keys}}}\n"));
+    let mut rules = config.expect("the rule is right").policy.rules;
+    assert_eq!(rules.len(), 1);
+    rules.remove(0).matches
+}
+
+/// The one NAT rule `keys`.
+fn one_nat(keys: &str) -> NatRuleSpec {
+    let config = gateway(&format!("policy: {{}}\nnat:\n  - {{name: r, {keys}}}\n"));
+    let mut rules = config.expect("the rule is right").policy.nat;
+    assert_eq!(rules.len(), 1);
+    rules.remove(0)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn the_lab_is_what_it_says() {
+    let config = load_from_root(&root().join("configs/lab.yaml")).expect("it loads");
+    let (lan, wan) = (ZoneId(1), ZoneId(2));
+    assert_eq!(config.launch.workers, [0, 1]);
+    assert_eq!(config.launch.hugepages, HugePages::Auto);
+    assert_eq!((config.launch.burst, config.mbufs), (32, None));
+    let devices: Vec<_> = config.launch.interfaces.iter().map(|i| (i.name.as_str(), i.device.as_str())).collect();
+    assert_eq!(devices, [("lan", "net_tap0,iface=dlan"), ("wan", "net_tap1,iface=dwan")]);
+    assert_eq!(config.policy.zones, ["local", "lan", "wan"]);
+    assert_eq!(config.policy.interface_zones, [lan, wan]);
+    assert_eq!(config.interfaces[0].zone, lan);
+    assert_eq!(config.interfaces[0].addresses[0].to_string(), "10.10.0.1/24");
+    assert_eq!(config.interfaces[1].addresses[1].to_string(), "2001:db8:113::1/64");
+    assert_eq!(config.interfaces[1].mtu, 1500);
+
+    let nat = &config.policy.nat;
+    assert_eq!(nat[0].kind, NatKind::Masquerade);
+    assert_eq!((&nat[0].matches.from, &nat[0].matches.to), (&vec![lan], &vec![wan]));
+    let source = nat[0].matches.source.as_ref().expect("a source");
+    assert!(!source.negate && source.set.contains(ip("10.10.0.77")) && !source.set.contains(ip("fd10:10::2")));
+    assert_eq!(nat[1].kind, NatKind::Dnat { to_address: ip("10.10.0.2"), to_port: Some(80) });
+    assert_eq!((&nat[1].matches.dport, &nat[1].matches.proto), (&vec![8080..=8080], &vec![6]));
+
+    let rules: Vec<_> = config.policy.rules.iter().map(|r| (r.name.as_str(), r.action)).collect();
+    assert_eq!(rules.first(), Some(&("established", Action::Accept)));
+    assert_eq!(rules.get(1), Some(&("invalid", Action::Drop)));
+    assert_eq!(config.policy.default, Action::Drop);
+    assert_eq!(config.metrics_listen, Some(([127, 0, 0, 1], 9477).into()));
+    assert_eq!(config.control.socket, Path::new("/run/sluice/sluice.sock"));
+    assert_eq!(config.control.group, None);
+    assert!(dataplane::api::policy::Policy::compile(config.policy).is_ok());
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = gateway("policy:\n").expect("it is enough");
+    assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 32));
+    assert!(config.launch.conntrack_max >= 65_536);
+    assert_eq!(config.policy.conntrack.timeouts, Timeouts::default());
+    assert!(config.policy.conntrack.tcp_loose && config.policy.conntrack.checksum);
+    assert_eq!((config.policy.default, config.policy.rules.len()), (Action::Drop, 0));
+    assert_eq!(config.metrics_listen, None);
+    assert!(config.routes.is_empty() && config.neighbours.is_empty() && config.sets.is_empty());
+}
+
+#[test]
+fn the_reference_names_every_default_timeout() {
+    let config = load_from_root(&root().join("configs/gateway.yaml")).expect("it loads");
+    assert_eq!(config.policy.conntrack.timeouts, Timeouts::default());
+    let text = std::fs::read_to_string(root().join("configs/gateway.yaml")).expect("it can be read");
+    for name in Timeouts::NAMES {
+        assert!(text.contains(&format!("    {name}: ")), "{name}");
+    }
+    assert_eq!(config.launch.interfaces[2].vlan, Some(20));
+    assert_eq!(config.mbufs, Some(65_536));
+    assert_eq!(config.control.group.as_deref(), Some("sluice"));
+    // The router is in wan's subnet; the link-local one has its interface beside it.
+    assert_eq!(config.routes[0].interface, Some(1));
+    assert_eq!((config.routes[1].via, config.routes[1].interface), (Some(ip("fe80::1")), Some(1)));
+    assert_eq!((config.routes[2].via, config.routes[2].interface), (None, Some(2)));
+    assert_eq!(config.neighbours[0].mac, [2, 0, 0, 0, 0, 10]);
+}
+
+#[test]
+fn zones_are_one_or_many_and_any_is_all() {
+    assert_eq!(one_match("from: lan").from, [ZoneId(1)]);
+    assert_eq!(one_match("from: [wan, local]").from, [ZoneId(2), ZoneId::LOCAL]);
+    assert_eq!(one_match("from: any, to: local").from, []);
+    assert_eq!(one_match("interface_in: [wan], interface_out: lan").interface_in, [1]);
+}
+
+#[test]
+fn addresses_are_prefixes_ranges_sets_and_lists_of_them() {
+    let set = |keys: &str| one_match(keys).source.expect("a source");
+    let s = set("source: 10.0.0.0/8");
+    assert!(!s.negate && s.set.contains(ip("10.9.9.9")) && !s.set.contains(ip("11.0.0.0")));
+    let s = set("source: [192.0.2.1, 192.0.2.10-192.0.2.20, \"2001:db8::/32\"]");
+    for a in ["192.0.2.1", "192.0.2.10", "192.0.2.20", "2001:db8::7"] {
+        assert!(s.set.contains(ip(a)), "{a}");
+    }
+    assert!(!s.set.contains(ip("192.0.2.2")) && !s.set.contains(ip("192.0.2.21")));
+    for keys in ["source: {not: 10.0.0.0/8}", "source: not 10.0.0.0/8", "source: {not: [10.0.0.0/8]}"] {
+        let s = set(keys);
+        assert!(s.negate && s.set.contains(ip("10.0.0.1")), "{keys}");
+    }
+}
+
+#[test]
+fn rules_share_a_named_set_and_lists_take_it_in() {
+    let config = gateway(
+        "sets:\n  mgmt: {type: prefix, elements: [10.0.0.0/8]}\n\
+         policy:\n  rules:\n    \
+           - {name: a, source: mgmt, action: accept}\n    \
+           - {name: b, destination: not mgmt, action: accept}\n    \
+           - {name: c, source: [mgmt, \"fd00::/8\"], action: accept}\n",
+    )
+    .expect("it is right");
+    let rule = |i: usize| &config.policy.rules[i].matches;
+    let (a, b) = (rule(0).source.as_ref().expect("set"), rule(1).destination.as_ref().expect("set"));
+    assert!(Arc::ptr_eq(&a.set, &config.sets[0].1) && Arc::ptr_eq(&b.set, &config.sets[0].1) && b.negate);
+    let c = rule(2).source.as_ref().expect("set");
+    assert!(c.set.contains(ip("10.1.1.1")) && c.set.contains(ip("fd00::1")) && !c.set.contains(ip("11.0.0.1")));
+}
+
+#[test]
+fn ports_icmp_types_flags_and_states_are_read() {
+    let m = one_match("proto: [tcp, udp], dport: [22, 8000-8010], sport: 0-65535, state: new");
+    assert_eq!((m.proto, m.dport, m.sport), (vec![6, 17], vec![22..=22, 8000..=8010], vec![0..=65535]));
+    assert_eq!(m.state, [CtState::New]);
+    assert_eq!(one_match("proto: icmp, icmp_type: [echo-request, 13]").icmp_type, [8, 13]);
+    assert_eq!(one_match("proto: icmpv6, icmp_type: echo-request").icmp_type, [128]);
+    assert_eq!(one_match("proto: 58, icmp_type: packet-too-big").icmp_type, [2]);
+    assert_eq!(one_match("proto: tcp, tcp_flags: \"syn,ack,fin,rst/syn\"").tcp_flags, Some((0x17, 0x02)));
+    assert_eq!(one_match("proto: tcp, tcp_flags: [syn, not ack]").tcp_flags, Some((0x12, 0x02)));
+    assert_eq!(one_match("state: [established, untracked]").state, [CtState::Established, CtState::Untracked]);
+}
+
+#[test]
+fn translation_is_narrowed_to_the_version_of_its_address() {
+    let (v4, v6) = (ip("198.51.100.7"), ip("2001:db8::7"));
+    let matches = |keys: &str, a: IpAddr| {
+        let destination = one_nat(keys).matches.destination.expect("it is narrowed");
+        destination.set.contains(a) != destination.negate
+    };
+    for keys in [
+        "type: snat, to_address: 203.0.113.1",
+        "type: dnat, to_address: 10.0.0.2",
+        "type: dnat, to_address: 10.0.0.2, destination: [198.51.100.0/24, \"2001:db8::/32\"]",
+        "type: snat, to_address: 203.0.113.1, destination: not 10.0.0.0/8",
+    ] {
+        assert!(matches(keys, v4) && !matches(keys, v6), "{keys}");
+    }
+    assert!(!matches("type: snat, to_address: 203.0.113.1, destination: not 198.51.100.0/24", v4));
+    let keys = "type: dnat, to_address: \"fd00::2\"";
+    assert!(matches(keys, v6) && !matches(keys, v4));
+    assert!(one_nat("type: masquerade, from: local, to: wan").matches.destination.is_none());
+    assert_eq!(one_nat("type: masquerade, preserve_port: strict").preserve_port, PreservePort::Strict);
+}
+
+#[test]
+fn times_have_units() {
+    let config = gateway(
+        "policy: {}\nconntrack:\n  max: 2048\n  checksum: false\n  tcp: {loose: false}\n  \
+         timeouts: {tcp_established: 1h, udp: 500ms, icmp: 7}\n",
+    )
+    .expect("it is right");
+    let conntrack = &config.policy.conntrack;
+    assert_eq!(config.launch.conntrack_max, 2048);
+    assert_eq!(conntrack.timeouts.tcp_established, Nanos::from_secs(3600));
+    assert_eq!(conntrack.timeouts.udp, Nanos::from_millis(500));
+    assert_eq!(conntrack.timeouts.icmp, Nanos::from_secs(7));
+    assert!(!conntrack.tcp_loose && !conntrack.checksum);
+}
+
+#[test]
+fn of_a_thousand_errors_a_hundred_are_shown() {
+    let rules: String = (0..1000).map(|i| format!("    - {{name: r{i}, action: deny}}\n")).collect();
+    let error = gateway(&format!("policy:\n  rules:\n{rules}")).expect_err("none is right");
+    assert_eq!(error.lines().count(), 101);
+    assert!(error.ends_with("\nand 900 more"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = load(Path::new("/nonexistent/sluice.yaml")).expect_err("it is not there");
+    let want = "/nonexistent/sluice.yaml: cannot be read: No such file or directory (os error 2)";
+    assert_eq!(error.to_string(), want);
+}
+
+/// gateway.yaml without its comments.
+fn reference() -> String {
+    let text = std::fs::read_to_string(root().join("configs/gateway.yaml")).expect("it can be read");
+    text.lines().filter(|l| !l.trim_start().starts_with('#')).map(|l| format!("{l}\n")).collect()
+}
+
+/// Texts near a right one: characters dropped, doubled or replaced. Most are not YAML.
+fn mangled() -> impl Strategy<Value = String> {
+    const WORDS: &[&str] = &[
+        "", ":", "- ", "[", "]", "{", "}", "\n", "  ", "\t", "&a ", "*a", "!!str ", "|\n", ">\n", "\"", "'", "#", "~",
+        "<<: ", "é\u{0}", "\u{feff}", "---\n", "...\n", "name: ",
+    ];
+    let text = reference();
+    let mutation = (any::<prop::sample::Index>(), 0..20_usize, prop::sample::select(WORDS), any::<bool>());
+    prop::collection::vec(mutation, 1..4).prop_map(move |mutations| {
+        let mut chars: Vec<char> = text.chars().collect();
+        for (at, length, word, double) in mutations {
+            let start = at.index(chars.len() + 1);
+            let end = (start + length).min(chars.len());
+            let mut insert: Vec<char> = word.chars().collect();
+            if double {
+                insert.extend_from_slice(&chars[start..end]);
+                insert.extend_from_slice(&chars[start..end]);
+            }
+            chars.splice(start..end, insert);
+        }
+        chars.into_iter().collect()
+    })
+}
+
+/// Texts that are YAML still: words replaced by other words of the file or by those that lie at a limit.
+fn misworded() -> impl Strategy<Value = String> {
+    const WORDS: &[&str] = &[
+        "~",
+        "[]",
+        "{}",
+        "[[a]]",
+        "{not: any}",
+        "-1",
+        "0",
+        "65535",
+        "65536",
+        "18446744073709551616",
+        "1e999",
+        ".nan",
+        "::/0",
+        "0.0.0.0-255.255.255.255",
+        "0.0.0.0/33",
+        "::ffff:1.2.3.4",
+        "255.255.255.255/32",
+        "not",
+        "any",
+        "local",
+        "syn/",
+        "/",
+        "-",
+        "a-b",
+        "é",
+        "99999999999d",
+        "all/all",
+        "00:00.0",
+    ];
+    let text = reference();
+    let is_word = |c: char| c.is_alphanumeric() || "._-/:".contains(c);
+    let mut words: Vec<(usize, usize)> = Vec::new();
+    for (i, c) in text.char_indices() {
+        match words.last_mut() {
+            Some((_, end)) if *end == i && is_word(c) => *end += c.len_utf8(),
+            _ if is_word(c) => words.push((i, i + c.len_utf8())),
+            _ => {}
+        }
+    }
+    let swap = (any::<prop::sample::Index>(), any::<prop::sample::Index>());
+    prop::collection::vec(swap, 1..6).prop_map(move |mut swaps| {
+        // From the last to the first, each word once, so that positions hold.
+        swaps.sort_by_key(|(at, _)| std::cmp::Reverse(at.index(words.len())));
+        swaps.dedup_by_key(|(at, _)| at.index(words.len()));
+        let mut out = text.clone();
+        for (at, with) in swaps {
+            let (start, end) = words[at.index(words.len())];
+            let i = with.index(words.len() + WORDS.len());
+            let word = words.get(i).map_or_else(|| WORDS[i - words.len()], |&(start, end)| &text[start..end]);
+            // A key keeps its colon more often than not.
+            let end = if text[..end].ends_with(':') && i % 4 != 0 { end - 1 } else { end };
+            out.replace_range(start..end, word.trim_end_matches(':'));
+        }
+        out
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a hand slips to, there is a configuration or an error that a terminal can show.
+    #[test]
+    fn no_text_makes_it_panic(text in prop_oneof![4 => misworded(), 2 => mangled(), 1 => any::<String>()]) {
+        let file = root().join("configs/x.yaml");
+        match parse(&text, &file) {
+            Ok(config) => prop_assert!(!config.interfaces.is_empty()),
+            Err(e) => {
+                prop_assert!(!e.problems.is_empty());
+                for problem in e.problems {
+                    let line = problem.to_string();
+                    prop_assert!(!line.contains(|c: char| c.is_control()) && line.len() < 2000, "{:?}", line);
+                }
+            }
+        }
+    }
 }

@@ -317,7 +317,7 @@ fn syntax_error(e: &Error, trail: &[String], file: &Path) -> ConfigError {
         path.push_str(step);
     }
     let position = e.location().map(|l| (l.line(), Some(l.column())));
-    Problem { file: file.to_owned(), position, path, message }.into()
+    Problem { file: file.to_owned(), position, path: visible(path.chars()), message }.into()
 }
 
 #[cfg(test)]

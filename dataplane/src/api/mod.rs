@@ -12,3 +12,4 @@ pub use crate::conntrack::tuple::{Direction, Tuple};
 pub use crate::drop::DropReason;
 pub use crate::forward::neighbour::NeighbourUpdate;
 pub use crate::forward::route::{Fib, FibSpec, NextHop, RouteSpec, RouteTarget};
+pub use crate::time::Nanos;

@@ -1,7 +1,7 @@
 //! `conntrack`: limits, TCP's settings, idle timeouts.
 
+use dataplane::api::Nanos;
 use dataplane::api::policy::{ConntrackSpec, Timeouts};
-use dataplane::time::Nanos;
 
 use super::super::error::quoted;
 use super::super::node::Node;

@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use dataplane::api::policy::{AddrMatch, AddrSet, Match, ZoneId};
-use dataplane::packet::CtState;
+use dataplane::api::policy::{AddrMatch, AddrSet, CtState, Match, ZoneId};
 
 use super::super::address::{self, Element, Union, of_version, versions, whole_version};
 use super::super::error::quoted;

@@ -97,7 +97,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     }
 }
 
-/// `dataplane`.
+/// `dataplane`; interfaces and connections come from sections of their own.
 fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchConfig {
     let mut launch = LaunchConfig {
         workers: vec![0],
