@@ -93,7 +93,7 @@ fn the_lab_is_what_it_says() {
     let (lan, wan) = (ZoneId(1), ZoneId(2));
     assert_eq!(config.launch.workers, [0, 1]);
     assert_eq!(config.launch.hugepages, HugePages::Auto);
-    assert_eq!((config.launch.burst, config.mbufs), (32, None));
+    assert_eq!((config.launch.burst, config.launch.mbufs), (32, None));
     let devices: Vec<_> = config.launch.interfaces.iter().map(|i| (i.name.as_str(), i.device.as_str())).collect();
     assert_eq!(devices, [("lan", "net_tap0,iface=dlan"), ("wan", "net_tap1,iface=dwan")]);
     assert_eq!(config.policy.zones, ["local", "lan", "wan"]);
@@ -142,7 +142,7 @@ fn the_reference_names_every_default_timeout() {
         assert!(text.contains(&format!("    {name}: ")), "{name}");
     }
     assert_eq!(config.launch.interfaces[2].vlan, Some(20));
-    assert_eq!(config.mbufs, Some(65_536));
+    assert_eq!(config.launch.mbufs, Some(65_536));
     assert_eq!(config.control.group.as_deref(), Some("sluice"));
     // The router is in wan's subnet; the link-local one has its interface beside it.
     assert_eq!(config.routes[0].interface, Some(1));

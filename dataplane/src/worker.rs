@@ -88,7 +88,8 @@ pub struct Worker<I: Io> {
     index: usize,
     burst: usize,
     rss: Vec<bool>,
-    sample: u32,
+    /// Frames taken on trust, by interface: each port's first is compared.
+    samples: Vec<u32>,
     parcels: Parcels<I::Buf>,
     commands: Receiver<Command>,
     messages: Sender<Message>,
@@ -110,8 +111,8 @@ impl<I: Io> Worker<I> {
             path,
             index: setup.index,
             burst: setup.burst.clamp(1, MAX_BURST),
+            samples: vec![0; setup.rss.len()],
             rss: setup.rss,
-            sample: 0,
             parcels: setup.parcels,
             commands: setup.commands,
             messages: setup.messages,
@@ -198,7 +199,7 @@ impl<I: Io> Worker<I> {
                 batch.push(packet);
             }
         }
-        self.process(batch, now);
+        self.process(batch, false, now);
         true
     }
 
@@ -261,8 +262,12 @@ impl<I: Io> Worker<I> {
         if matches!(p.kind, L4::IcmpError(_)) {
             return false; // hashed by its own addresses, belongs to the quoted packet's home
         }
-        self.sample = self.sample.wrapping_add(1);
-        if self.sample % RSS_SAMPLE == 1 && matches!(p.kind, L4::Tcp(_) | L4::Udp) {
+        if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
+            return true;
+        }
+        let sample = self.samples[interface];
+        self.samples[interface] = sample.wrapping_add(1);
+        if sample.is_multiple_of(RSS_SAMPLE) {
             let agrees = f.buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
             if !agrees {
                 self.rss[interface] = false;
@@ -285,7 +290,7 @@ impl<I: Io> Worker<I> {
             if !batch.is_empty() {
                 busy = true;
                 self.path.read_notes(now);
-                self.process(batch, now);
+                self.process(batch, true, now);
             }
         }
         busy
@@ -302,7 +307,8 @@ impl<I: Io> Worker<I> {
     // ---- Judge and carry out ----------------------------------------------------------------------------------------
 
     /// A batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
-    fn process(&mut self, batch: Batch<I::Buf>, now: Nanos) {
+    /// `handed`: another worker has sent them here.
+    fn process(&mut self, batch: Batch<I::Buf>, handed: bool, now: Nanos) {
         let mut hashes: ArrayVec<u64, MAX_BURST> = ArrayVec::new();
         for f in &batch {
             hashes.push(self.path.conntrack.prefetch_bucket(&f.packet.tuple));
@@ -318,6 +324,10 @@ impl<I: Io> Worker<I> {
                     if let Some(error) = error {
                         self.answer(&f, error, now);
                     }
+                }
+                // Its port brought it to the wrong worker: no signpost has led it astray yet.
+                Outcome::Handover(to, HandoverCause::Stale) if !handed => {
+                    self.hand_over(f, to, HandoverCause::Steer, false);
                 }
                 Outcome::Handover(to, cause) => self.hand_over(f, to, cause, cause == HandoverCause::Stale),
             }

@@ -23,6 +23,8 @@ pub struct Cached {
     pub state: CtState,
     /// Whether the rule accepts.
     pub accept: bool,
+    /// Where packets came in: rules know zones and interfaces, tuples do not.
+    pub in_port: PortIdx,
     /// Where packets leave.
     pub egress: PortIdx,
     /// The next hop's entry among the neighbours; unused where `egress` is a twin.
@@ -31,7 +33,8 @@ pub struct Cached {
 
 impl Default for Cached {
     fn default() -> Self {
-        Self { epoch: 0, rule: 0, state: CtState::New, accept: false, egress: PortIdx(0), neighbour: 0 }
+        let nowhere = PortIdx(0);
+        Self { epoch: 0, rule: 0, state: CtState::New, accept: false, in_port: nowhere, egress: nowhere, neighbour: 0 }
     }
 }
 

@@ -57,7 +57,7 @@ impl Index {
     /// Room for `capacity` values at the design load of 80 %.
     pub fn new(capacity: usize) -> Self {
         let n = (capacity * 100).div_ceil(WAYS * LOAD_PERCENT).max(1);
-        Self { buckets: vec![Bucket::default(); n].into_boxed_slice() }
+        Self { buckets: vec![Bucket::default(); next_prime(n)].into_boxed_slice() }
     }
 
     /// Bytes that it occupies.
@@ -159,11 +159,21 @@ impl Index {
         ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize
     }
 
+    /// The bucket after `i` on the way of `hash`. The step is below the number of buckets and that is prime, so the way
+    /// leads through all of them.
     #[inline]
     fn next(&self, i: usize, hash: u64) -> usize {
-        let step = 1 + (hash >> 8 & 0xffff) as usize;
-        (i + step) % self.buckets.len()
+        let n = self.buckets.len();
+        let step = 1 + (((hash >> 8 & 0xffff) * (n as u64 - 1)) >> 16) as usize;
+        let next = i + step;
+        if next < n { next } else { next - n }
     }
+}
+
+/// The smallest prime that is not below `n`; 1 counts as one here.
+fn next_prime(n: usize) -> usize {
+    let divided = |n: usize| (2..).take_while(|d| d * d <= n).any(|d| n.is_multiple_of(d));
+    (n..).find(|&n| !divided(n)).unwrap_or(n)
 }
 
 /// The tag of a hash: its low byte, which [`Index::home`] hardly looks at; never 0.
@@ -222,6 +232,19 @@ mod tests {
                 prop_assert!(index.remove(h, v));
             }
             prop_assert!(index.buckets.iter().all(|b| b.passed == 0 && b.tags == [0; WAYS]));
+        }
+    }
+
+    #[test]
+    fn small_ones_take_their_capacity_whatever_the_hashes() {
+        for capacity in (1..200).chain([500, 1000, 4096, 65_536]) {
+            for seed in 0..if capacity < 100 { 50 } else { 2 } {
+                let mut index = Index::new(capacity);
+                let hash = ahash::RandomState::with_seeds(seed, 2, 3, 4);
+                for n in 0..capacity as u32 {
+                    assert_eq!(index.insert(hash.hash_one(n), n), Ok(()), "value {n} of {capacity}");
+                }
+            }
         }
     }
 

@@ -254,7 +254,7 @@ impl Conntrack {
             L4::Udp => (t.udp, false, false),
             L4::IcmpQuery if p.tuple.is_ipv4() => (t.icmp, false, false),
             L4::IcmpQuery => (t.icmpv6, false, false),
-            _ => (t.generic, replied, false),
+            _ => (t.generic, false, false),
         };
         // A lone reset as the only reply: nobody is there (nf_conntrack_tcp_packet, "we can delete the conntrack").
         if direction == Direction::Reply && !conn.flags.has(Flags::REPLIED) && p.tcp_flags() & tcp::RST != 0 {

@@ -104,8 +104,8 @@ impl Fib {
                 IpNet::V4(n) => {
                     primary[i].0.get_or_insert(n.addr());
                     if n.prefix_len() < 31 {
+                        // The lowest address is a host's like any other: linux since 5.14, `fib_add_ifaddr`.
                         broadcast.insert(n.broadcast());
-                        broadcast.insert(n.network());
                     }
                 }
                 IpNet::V6(n) if !n.addr().is_unicast_link_local() => {
@@ -142,7 +142,7 @@ impl Fib {
         self.local.contains(&a)
     }
 
-    /// Whether `a` is the directed broadcast (or network) address of an attached subnet.
+    /// Whether `a` is the directed broadcast address of an attached subnet.
     pub fn is_broadcast(&self, a: Ipv4Addr) -> bool {
         self.broadcast.contains(&a)
     }

@@ -41,7 +41,7 @@ impl Path {
         if group {
             return here; // the kernel knows who listens
         }
-        if dst.is_loopback() || dst.is_unspecified() {
+        if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
             return drop(DropReason::MartianDestination);
         }
         match self.fib.lookup(dst) {
@@ -65,7 +65,10 @@ impl Path {
     /// address detection): it may speak to the kernel, but not further.
     fn is_martian_source(&self, src: IpAddr) -> bool {
         let never = match src {
-            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.is_loopback(),
+            IpAddr::V4(a) => {
+                let many = a.is_multicast() || a.is_broadcast() || self.fib.is_broadcast(a);
+                many || a.is_loopback() || is_this_network(src) && !a.is_unspecified()
+            }
             IpAddr::V6(a) => a.is_multicast() || a.is_loopback(),
         };
         never || self.fib.is_local(src)
@@ -80,7 +83,7 @@ impl Path {
             return Err(Refusal { reason: DropReason::TtlExpired, error: Some(IcmpError::TimeExceeded) });
         }
         let mtu = self.interfaces.get(usize::from(egress.interface())).map_or(0, |i| i.mtu);
-        let too_big = p.ip_len > u32::from(mtu);
+        let too_big = p.wire_len > u32::from(mtu);
         if too_big && p.dont_fragment {
             return Err(Refusal { reason: DropReason::MtuExceeded, error: Some(IcmpError::TooBig(mtu)) });
         }
@@ -96,6 +99,11 @@ impl Path {
             None => (UNKNOWN, L2::Resolve(address)),
         }
     }
+}
+
+/// Whether an address is in 0.0.0.0/8, "this network" (RFC 1122 section 3.2.1.3).
+fn is_this_network(a: IpAddr) -> bool {
+    matches!(a, IpAddr::V4(a) if a.octets()[0] == 0)
 }
 
 /// Whether an address is valid on its own link only: IPv6's fe80::/10. IPv4's 169.254/16 is forwarded, as Linux does.

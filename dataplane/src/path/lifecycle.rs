@@ -98,7 +98,9 @@ impl Path {
                 self.lease(&reply, u64::MAX);
             }
         }
-        if flags.has(Flags::SIGNPOSTED) && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
+        // A connection that followed a dying one has taken over its tuple, and with it its signpost.
+        let followed = flags.has(Flags::DYING) && self.conntrack.lookup(&reply, Nanos(0)).is_some();
+        if flags.has(Flags::SIGNPOSTED) && !followed && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
             self.conntrack.defer(id, now + RETRY);
             return;
         }

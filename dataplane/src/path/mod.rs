@@ -329,7 +329,7 @@ impl Path {
         };
         self.stats.classify(p.state, direction);
         let cached = conn.cache[direction.index()];
-        let current = cached.epoch == self.epoch && cached.state == p.state;
+        let current = cached.epoch == self.epoch && cached.state == p.state && cached.in_port == p.in_port;
         let (cached, l2) = match self.l2(p.in_port, &cached).filter(|_| current) {
             Some(l2) => (cached, l2),
             None => match self.find_out(p, id, direction, from, now) {
@@ -390,6 +390,7 @@ impl Path {
             rule: verdict.rule,
             state: p.state,
             accept: verdict.accept,
+            in_port: p.in_port,
             egress: hop.egress,
             neighbour,
         };
@@ -455,6 +456,7 @@ impl Path {
             rule: verdict.rule,
             state: p.state,
             accept: true,
+            in_port: p.in_port,
             egress: hop.egress,
             neighbour,
         };

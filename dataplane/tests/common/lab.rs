@@ -8,7 +8,7 @@
 //! Workers are stepped in a random order drawn from a seed, so a failure can be replayed. Frames arrive as [`Arrival`]
 //! says: where RSS would bring them, or at any worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,9 @@ use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message};
 use dataplane::api::policy::*;
 use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, RuleCounters, WorkerStats};
 use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
+use dataplane::conntrack::conn::Flags;
 use dataplane::conntrack::tuple::{Direction, Tuple, proto};
+use dataplane::conntrack::{ConnId, Scan};
 use dataplane::io::mem::{MemBuf, MemIo, Pool};
 use dataplane::io::{Buf, PortIdx};
 use dataplane::packet::CtState;
@@ -77,6 +79,38 @@ impl Default for Setup {
     }
 }
 
+/// Runs a story on gateways of one, two and four workers, with and without RSS, in several orders. At each end no
+/// buffer is left and the steering invariant holds.
+pub fn everywhere(spec: PolicySpec, story: impl Fn(&mut Lab)) {
+    everywhere_with(&Setup::default(), spec, story);
+}
+
+/// The same for a gateway that differs from the usual one.
+pub fn everywhere_with(setup: &Setup, spec: PolicySpec, story: impl Fn(&mut Lab)) {
+    for workers in [1, 2, 4] {
+        for arrival in [Arrival::Rss, Arrival::Anywhere] {
+            for seed in 1..=3 {
+                let mut lab = Lab::with(spec.clone(), Setup { workers, arrival, seed, ..setup.clone() });
+                story(&mut lab);
+                lab.sound();
+                assert_eq!(lab.pool.live(), 0, "buffers leaked");
+            }
+        }
+    }
+}
+
+/// One connection as its owner has it, wherever that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    pub worker: u16,
+    pub original: Tuple,
+    pub reply: Tuple,
+    pub leased: bool,
+    pub tcp: &'static str,
+    pub replied: bool,
+    pub assured: bool,
+}
+
 /// The running gateway.
 pub struct Lab {
     pub workers: Vec<Worker<MemIo>>,
@@ -117,6 +151,11 @@ pub fn state(states: &[CtState]) -> Match {
 
 pub fn from_to(from: ZoneId, to: ZoneId) -> Match {
     Match { from: vec![from], to: vec![to], ..Match::default() }
+}
+
+/// Exactly these addresses.
+pub fn only(prefix: &str) -> AddrMatch {
+    AddrMatch { negate: false, set: Arc::new(AddrSet::new([prefix.parse().expect("prefix")], [])) }
 }
 
 /// Established and related pass, invalid does not, lan may open connections to wan.
@@ -270,6 +309,11 @@ impl Lab {
         self.run();
     }
 
+    /// Tells one worker; it has not acted yet.
+    pub fn tell(&mut self, worker: usize, command: Command) {
+        self.commands[worker].send(command).expect("the worker lives");
+    }
+
     /// Puts a policy into force.
     pub fn reload(&mut self, mut spec: PolicySpec) {
         self.generation += 1;
@@ -300,11 +344,23 @@ impl Lab {
 
     /// The same, for a buffer with properties of its own.
     pub fn arrive_buf(&mut self, port: PortIdx, buf: MemBuf) {
+        let bytes = buf.bytes().to_vec();
+        self.arrive_hashed(port, &bytes, buf);
+    }
+
+    /// A frame arrives in two segments, the first of `at` bytes.
+    pub fn arrive_chained(&mut self, port: PortIdx, bytes: &[u8], at: usize) {
+        let buf = self.pool.frame(bytes).expect("a buffer is free").chained(at);
+        self.arrive_hashed(port, bytes, buf);
+    }
+
+    /// `buf` arrives where the NIC's hash over `bytes` brings it.
+    fn arrive_hashed(&mut self, port: PortIdx, bytes: &[u8], buf: MemBuf) {
         let workers = self.workers.len();
         let (worker, buf) = match self.arrival {
             // The kernel's side has no RSS of ours.
             Arrival::Rss if !port.is_twin() => {
-                let hash = rss(buf.bytes(), port);
+                let hash = rss(bytes, port);
                 let entry = steer::reta_entry(hash.unwrap_or(0) as usize % steer::RETA_SIZE, workers as u16);
                 let buf = match hash {
                     Some(h) => buf.with_rss(h),
@@ -320,9 +376,27 @@ impl Lab {
         self.workers[worker].io().inject(port, buf);
     }
 
-    /// Steps workers in random order until a turn of all of them moves nothing.
+    /// A frame arrives at one worker, wherever it belongs; it carries no RSS hash.
+    pub fn arrive_at(&mut self, worker: usize, port: PortIdx, bytes: &[u8]) {
+        let buf = self.pool.frame(bytes).expect("a buffer is free");
+        self.workers[worker].io().inject(port, buf);
+    }
+
+    /// One turn of one worker.
+    pub fn step(&mut self, worker: usize) {
+        self.now = self.now + Nanos(1000);
+        self.workers[worker].step(self.now);
+    }
+
+    /// Where replies and questions of `t` arrive.
+    pub fn home(&self, t: &Tuple) -> usize {
+        usize::from(self.workers[0].path().steer.home(t))
+    }
+
+    /// Steps workers in random order until nothing moves: no frame, and after that no note (the answer to an answer).
     pub fn run(&mut self) {
-        loop {
+        let mut idle = 0;
+        while idle < 3 {
             for _ in 0..self.workers.len() {
                 let n = (self.random() % self.workers.len() as u64) as usize;
                 self.workers[n].step(self.now);
@@ -332,18 +406,17 @@ impl Lab {
             for w in &mut self.workers {
                 busy |= w.step(self.now);
             }
-            if !busy {
-                break;
-            }
+            idle = if busy { 0 } else { idle + 1 };
         }
         self.events.extend(self.messages.try_iter().map(|m| m.event));
     }
 
-    /// Time passes; timers run.
+    /// Time passes; timers run. The longer the wait, the coarser its steps.
     pub fn wait(&mut self, time: Nanos) {
         let end = self.now + time;
+        let step = Nanos((time.0 / 500).max(Nanos::from_millis(100).0));
         while self.now < end {
-            self.now = (self.now + Nanos::from_millis(100)).min(end);
+            self.now = (self.now + step).min(end);
             for w in &mut self.workers {
                 w.step(self.now);
             }
@@ -365,11 +438,7 @@ impl Lab {
     /// Sends `p` in by `port` (to the gateway's MAC address, unless it says otherwise) and gives all that left, with
     /// the ports it left by.
     pub fn send(&mut self, port: PortIdx, p: &Pkt) -> Vec<(PortIdx, Seen)> {
-        let mut p = p.clone();
-        if p.dst_mac == [0; 6] {
-            p.dst_mac = if port.interface() == 0 { LAN_MAC } else { WAN_MAC };
-        }
-        self.arrive(port, &p.frame());
+        self.arrive(port, &addressed(port, p).frame());
         self.run();
         self.collect()
     }
@@ -390,6 +459,18 @@ impl Lab {
         assert_eq!(out.len(), 1, "one packet expected, drops: {:?}, got {out:?}", self.drops());
         let (at, seen) = out.remove(0);
         assert_eq!(at, egress, "left by another port: {seen:?}");
+        seen
+    }
+
+    /// Sends `p` and expects it to be dropped, for `reason`, and an ICMP error about it to go back by `port`.
+    #[track_caller]
+    pub fn refuses_with_error(&mut self, port: PortIdx, p: &Pkt, reason: DropReason) -> Seen {
+        let before = self.drop_count(reason);
+        let mut out = self.send(port, p);
+        assert_eq!(self.drop_count(reason), before + 1, "not {}: {:?}", reason.label(), self.drops());
+        assert_eq!(out.len(), 1, "one error expected, got {out:?}");
+        let (at, seen) = out.remove(0);
+        assert_eq!(at, port, "left by another port: {seen:?}");
         seen
     }
 
@@ -435,11 +516,16 @@ impl Lab {
 
     /// All connections, as `conntrack list` gets them.
     pub fn conns(&mut self) -> Vec<ConnView> {
+        self.list(ConnFilter::default())
+    }
+
+    /// Those that `filter` asks for.
+    pub fn list(&mut self, filter: ConnFilter) -> Vec<ConnView> {
         let mut all = Vec::new();
         for n in 0..self.workers.len() {
             let mut cursor = 0;
             loop {
-                let command = Command::List { cursor, filter: ConnFilter::default(), into: Vec::with_capacity(8) };
+                let command = Command::List { cursor, filter, into: Vec::with_capacity(8) };
                 self.commands[n].send(command).expect("the worker lives");
                 self.workers[n].step(self.now);
                 let mut answer = None;
@@ -458,6 +544,83 @@ impl Lab {
             }
         }
         all
+    }
+
+    /// Ends the connections that `filter` asks for; gives their number.
+    pub fn flush(&mut self, filter: ConnFilter) -> u64 {
+        let mut all = 0;
+        for n in 0..self.workers.len() {
+            let mut cursor = 0;
+            loop {
+                self.commands[n].send(Command::Flush { cursor, filter }).expect("the worker lives");
+                self.workers[n].step(self.now);
+                let mut answer = None;
+                for m in self.messages.try_iter() {
+                    match m.event {
+                        Event::Flushed { next, ended } => answer = Some((next, ended)),
+                        other => self.events.push(other),
+                    }
+                }
+                let (next, ended) = answer.expect("an answer");
+                all += ended;
+                match next {
+                    Some(c) => cursor = c,
+                    None => break,
+                }
+            }
+        }
+        self.run();
+        all
+    }
+
+    /// Packets that rule `n` of the policy in force has decided on, all workers together; the default comes last.
+    pub fn rule_packets(&self, n: usize) -> u64 {
+        self.workers.iter().map(|w| w.path().rules.rules[n].0.value()).sum()
+    }
+
+    /// Bytes, likewise.
+    pub fn rule_bytes(&self, n: usize) -> u64 {
+        self.workers.iter().map(|w| w.path().rules.rules[n].1.value()).sum()
+    }
+
+    /// All live connections, read from the tables of their owners.
+    pub fn owned(&self) -> Vec<Owned> {
+        let mut all = Vec::new();
+        for (worker, w) in (0..).zip(&self.workers) {
+            let ct = &w.path().conntrack;
+            let ids = (0..).map(|at| ct.scan(at)).take_while(|s| *s != Scan::End).filter_map(|s| match s {
+                Scan::Conn(id) => Some(id),
+                _ => None,
+            });
+            let live = |id: &ConnId| ct.conn(*id).deadline > self.now;
+            all.extend(ids.filter(live).map(|id| Owned {
+                worker,
+                original: ct.tuple(id, Direction::Original),
+                reply: ct.tuple(id, Direction::Reply),
+                leased: ct.conn(id).flags.has(Flags::LEASED),
+                tcp: ct.conn(id).tcp.name(),
+                replied: ct.conn(id).flags.has(Flags::REPLIED),
+                assured: ct.conn(id).flags.has(Flags::ASSURED),
+            }));
+        }
+        all
+    }
+
+    /// The one invariant that makes private tables right: each connection's tuples lead to its owner, from wherever
+    /// their packets arrive, and belong to no other connection. To be asked when no note is under way.
+    #[track_caller]
+    pub fn sound(&self) {
+        let owned = self.owned();
+        let mut tuples = BTreeSet::new();
+        for c in &owned {
+            for t in [c.original, c.reply] {
+                assert!(tuples.insert(format!("{t:?}")), "two connections have {t}: {owned:?}");
+                let home = self.home(&t);
+                let post = self.workers[home].path().signposts.owner(&t);
+                let expected = (home != usize::from(c.worker)).then_some(c.worker);
+                assert_eq!(post, expected, "signpost at {home} for {t} of {c:?}");
+            }
+        }
     }
 
     /// Every counter that is not zero, by its metric name. Frames and bytes of ports are left out.
@@ -488,14 +651,15 @@ impl Lab {
         all
     }
 
-    /// What has changed since the last call: `name +n`, all counters but traffic.
+    /// What has changed since the last call: `name +n`, all counters but traffic and hand-overs: which worker a packet
+    /// passes on its way is the arrival's business.
     pub fn changed(&mut self) -> Vec<String> {
         let now = self.counters();
         let diff = now
             .iter()
             .filter_map(|(k, &n)| {
                 let d = n - self.before.get(k).copied().unwrap_or(0);
-                (d > 0).then(|| format!("{k} +{d}"))
+                (d > 0 && !k.starts_with("handover")).then(|| format!("{k} +{d}"))
             })
             .collect();
         self.before = now;
@@ -505,11 +669,17 @@ impl Lab {
     /// Asserts that exactly these counters have moved since the last time.
     #[track_caller]
     pub fn moved(&mut self, expected: &[&str]) {
-        let mut got = self.changed();
-        // Which worker a packet passes on its way is the arrival's business.
-        got.retain(|g| !g.starts_with("handover"));
-        assert_eq!(got, expected);
+        assert_eq!(self.changed(), expected);
     }
+}
+
+/// `p` for the gateway's own station, unless it says otherwise.
+pub fn addressed(port: PortIdx, p: &Pkt) -> Pkt {
+    let mut p = p.clone();
+    if p.dst_mac == [0; 6] {
+        p.dst_mac = if port.interface() == 0 { LAN_MAC } else { WAN_MAC };
+    }
+    p
 }
 
 /// What a NIC with our key computes: addresses and ports of TCP and UDP, addresses alone of all other IP.

@@ -86,6 +86,14 @@ pub fn ping(src: &str, dst: &str, id: u16, seq: u16) -> Pkt {
     icmp(src, dst, kind, 0, [a, b, c, d], b"0123456789abcdef")
 }
 
+/// The answer to it.
+pub fn pong(src: &str, dst: &str, id: u16, seq: u16) -> Pkt {
+    let kind = if src.contains('.') { 0 } else { 129 };
+    let [a, b] = id.to_be_bytes();
+    let [c, d] = seq.to_be_bytes();
+    icmp(src, dst, kind, 0, [a, b, c, d], b"0123456789abcdef")
+}
+
 /// Any other protocol.
 pub fn other(src: &str, dst: &str, proto: u8, payload: &[u8]) -> Pkt {
     let mut p = base(src, dst, proto);
@@ -108,6 +116,44 @@ impl Pkt {
             s => s,
         };
         self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
+    /// Another destination, with the transport checksum that goes with it.
+    pub fn dst(mut self, dst: &str) -> Self {
+        self.dst = dst.parse().expect("address");
+        self.sealed()
+    }
+
+    /// Another source, likewise.
+    pub fn src(mut self, src: &str) -> Self {
+        self.src = src.parse().expect("address");
+        self.sealed()
+    }
+
+    fn sealed(self) -> Self {
+        match self.proto {
+            proto::TCP => self.seal(16),
+            proto::UDP => self.seal(6),
+            proto::ICMP | proto::ICMPV6 => self.seal(2),
+            _ => self,
+        }
+    }
+
+    /// A UDP datagram whose sender computed no checksum.
+    pub fn without_checksum(mut self) -> Self {
+        self.l4[6..8].fill(0);
+        self
+    }
+
+    /// Any bit of the transport checksum flipped: it is wrong now.
+    pub fn broken_checksum(mut self) -> Self {
+        let at = match self.proto {
+            proto::TCP => 16,
+            proto::UDP => 6,
+            _ => 2,
+        };
+        self.l4[at] ^= 0x10;
         self
     }
 
@@ -211,6 +257,8 @@ pub struct Seen {
     /// `(offset in bytes, more)`.
     pub fragment: Option<(u16, bool)>,
     pub ip_len: usize,
+    /// The whole IP packet.
+    pub ip: Vec<u8>,
     /// What follows the transport header (for ICMP: its 8 bytes).
     pub payload: Vec<u8>,
 }
@@ -231,6 +279,7 @@ impl Seen {
         seen.dst_mac.copy_from_slice(&frame[..6]);
         seen.src_mac.copy_from_slice(&frame[6..12]);
         seen.vlan = vlan;
+        seen.ip = frame[l3..].to_vec();
         seen
     }
 
@@ -260,12 +309,16 @@ impl Seen {
             let right = match p {
                 proto::ICMP if src.is_ipv4() => checksum::sum(b) == 0xffff,
                 proto::UDP if be16_at(b, 6) == 0 => true,
-                proto::TCP | proto::UDP | proto::ICMPV6 => checksum::transport_ok(src, dst, p, b),
+                proto::TCP | proto::UDP => checksum::transport_ok(src, dst, p, b),
+                proto::ICMPV6 if src.is_ipv6() => checksum::transport_ok(src, dst, p, b),
                 _ => true,
             };
             assert!(right, "transport checksum of {src} > {dst} protocol {p}");
         }
         let (sport, dport, flags, payload) = match p {
+            proto::TCP | proto::UDP if fragment == Some((0, true)) && b.len() >= 4 && b.len() < 20 => {
+                (be16_at(b, 0), be16_at(b, 2), 0, &b[4..])
+            }
             proto::TCP if b.len() >= 20 => (be16_at(b, 0), be16_at(b, 2), b[13], &b[20..]),
             proto::UDP if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
             proto::ICMP | proto::ICMPV6 if b.len() >= 8 => (be16_at(b, 4), be16_at(b, 0), 0, &b[8..]),
@@ -284,6 +337,7 @@ impl Seen {
             tcp_flags: flags,
             fragment,
             ip_len,
+            ip: Vec::new(),
             payload: payload.to_vec(),
         }
     }
@@ -311,8 +365,31 @@ impl Seen {
             }
             let address = |at: usize| IpAddr::from([b[at], b[at + 1], b[at + 2], b[at + 3]]);
             Self::l4(address(12), address(16), b[8], b[9], Some((0, true)), len, &b[20..])
-        } else {
+        } else if 40 + usize::from(be16_at(b, 4)) == b.len() {
             Self::ipv6(b)
+        } else {
+            let address = |at: usize| <[u8; 16]>::try_from(&b[at..at + 16]).expect("16 bytes").into();
+            Self::l4(address(8), address(24), b[7], b[6], Some((0, true)), b.len(), &b[40..])
         }
     }
+
+    /// Asserts that an ICMP error quotes `sent` as its sender sent it, but for what routers change on the way: the TTL.
+    #[track_caller]
+    pub fn assert_quotes(&self, sent: &Pkt) {
+        let (quote, sent) = (without_ttl(&self.payload), without_ttl(&sent.ip()));
+        assert!(quote.len() <= sent.len(), "more is quoted than was sent");
+        assert_eq!(quote, sent[..quote.len()], "the quote is not what was sent");
+    }
+}
+
+/// An IP packet with TTL and IPv4 checksum zeroed.
+fn without_ttl(packet: &[u8]) -> Vec<u8> {
+    let mut b = packet.to_vec();
+    if b[0] >> 4 == 4 {
+        b[8] = 0;
+        b[10..12].fill(0);
+    } else {
+        b[7] = 0;
+    }
+    b
 }

@@ -1,0 +1,380 @@
+//! Stories of steering: which worker judges a packet, and how it gets there.
+//!
+//! ```text
+//!   10.0.0.9 ── lan [ worker 0 | worker 1 | … ] wan ── 203.0.113.5
+//!                   198.51.100.1:8000..8063 → 10.0.0.9:80
+//! ```
+//! Everything here is about packets that arrive where they do not belong.
+
+mod common;
+
+use common::lab::*;
+use common::pkt::*;
+use dataplane::api::DropReason;
+use dataplane::api::command::{Command, ConnFilter};
+use dataplane::api::policy::*;
+use dataplane::api::stats::HandoverCause;
+use dataplane::conntrack::tuple::proto;
+use dataplane::io::Buf;
+use dataplane::steer::{NOTE_RING, PACKET_RING, Steer};
+use dataplane::time::Nanos;
+
+const HOST: &str = "10.0.0.2";
+const WEB: &str = "10.0.0.9";
+const GATEWAY: &str = "198.51.100.1";
+const SERVER: &str = "203.0.113.5";
+
+fn forwarded() -> PolicySpec {
+    let mut spec = usual();
+    dnat(&mut spec, 8000, WEB, Some(80));
+    spec.nat[0].matches.dport = vec![8000..=8063];
+    spec
+}
+
+fn workers(workers: usize) -> Setup {
+    Setup { workers, ..Setup::default() }
+}
+
+/// Who asks 198.51.100.1, and at which port: the hash is linear, so that alone decides how far apart the homes of
+/// questions and answers are.
+#[derive(Clone, Debug)]
+struct Client {
+    address: String,
+    port: u16,
+    asks: u16,
+}
+
+impl Client {
+    fn question(&self) -> Pkt {
+        addressed(WAN, &udp(&self.address, self.port, GATEWAY, self.asks, b"question"))
+    }
+
+    fn answer(&self) -> Pkt {
+        addressed(LAN, &udp(WEB, 80, &self.address, self.port, b"answer"))
+    }
+
+    /// The answer as the client must see it.
+    fn answered(&self) -> String {
+        format!("198.51.100.1:{} > {}:{}", self.asks, self.address, self.port)
+    }
+
+    /// The homes of question and answer.
+    fn homes(&self, steer: &Steer) -> (usize, usize) {
+        let question = tuple(&self.address, self.port, GATEWAY, self.asks, proto::UDP);
+        let answer = tuple(WEB, 80, &self.address, self.port, proto::UDP);
+        (usize::from(steer.home(&question)), usize::from(steer.home(&answer)))
+    }
+}
+
+/// Clients whose questions come home to `owner` and their answers to `home`; no two have address and port in common.
+fn clients(lab: &Lab, owner: usize, home: usize) -> impl Iterator<Item = Client> + use<> {
+    let steer = lab.workers[0].path().steer.clone();
+    (1..250)
+        .flat_map(|n| (1024..4096).map(move |port| (n, port)))
+        .filter(move |(_, port)| usize::from(port % 16) == owner * 4 + home)
+        .filter_map(move |(n, port)| {
+            let client = |asks| Client { address: format!("203.0.113.{n}"), port, asks };
+            (8000..8064).map(client).find(|c| c.homes(&steer) == (owner, home))
+        })
+}
+
+// ---- Where a NIC cannot be trusted ----------------------------------------------------------------------------------
+
+#[test]
+fn a_packet_that_arrives_at_the_wrong_worker_is_judged_by_the_right_one() {
+    for n in [2, 4, 8] {
+        let mut lab = Lab::with(usual(), Setup { arrival: Arrival::Anywhere, ..workers(n) });
+        for port in 1000..1100 {
+            lab.passes(LAN, &udp(HOST, port, SERVER, 53, b"q"), WAN);
+            lab.passes(WAN, &udp(SERVER, 53, HOST, port, b"a"), LAN);
+        }
+        assert_eq!(lab.owned().iter().filter(|c| lab.home(&c.original) != usize::from(c.worker)).count(), 0);
+        let steered = lab.handovers(HandoverCause::Steer);
+        assert!(steered > 0 && steered < 200, "{steered} of 200 handed over");
+        assert_eq!(lab.handovers(HandoverCause::Stale), 0);
+    }
+}
+
+#[test]
+fn packets_that_rss_brings_home_are_not_handed_over() {
+    let mut lab = Lab::with(usual(), workers(4));
+    for port in 1000..1300 {
+        lab.passes(LAN, &udp(HOST, port, SERVER, 53, b"q"), WAN);
+        lab.passes(WAN, &udp(SERVER, 53, HOST, port, b"a"), LAN);
+    }
+    assert!(dataplane::api::stats::HandoverCause::ALL.iter().all(|&c| lab.handovers(c) == 0));
+}
+
+/// Lan says that it spreads frames by our key, and does not: they come to any worker, with a hash of its own.
+fn lying_port(with_hash: bool) {
+    for n in [2, 4] {
+        let mut lab = Lab::with(forwarded(), workers(n));
+        // Wan is honest, and speaks first at every worker.
+        for worker in 0..n {
+            let client = clients(&lab, worker, worker).next().expect("a client");
+            lab.passes(WAN, &client.question(), LAN);
+        }
+        for (i, client) in clients(&lab, 0, 1).take(300).enumerate() {
+            lab.passes(WAN, &client.question(), LAN);
+            let buf = lab.pool.frame(&client.answer().frame()).expect("a buffer is free");
+            let buf = if with_hash { buf.with_rss(0xdead_beef) } else { buf };
+            lab.workers[i % n].io().inject(LAN, buf);
+            lab.run();
+            let out = lab.collect();
+            assert_eq!(out.len(), 1, "answer {i}: {:?}", lab.drops());
+            assert_eq!(out[0].1.flow(), client.answered());
+        }
+        let mismatches: u64 = lab.stats.iter().map(|s| s.rss_mismatches.value()).sum();
+        assert_eq!(mismatches, n as u64, "each worker has found out");
+        assert_eq!(lab.total_drops(), 0);
+        lab.sound();
+    }
+}
+
+#[test]
+fn a_port_with_another_hash_is_found_out_and_steered_in_software() {
+    lying_port(true);
+}
+
+#[test]
+fn a_port_without_a_hash_is_found_out_and_steered_in_software() {
+    lying_port(false);
+}
+
+/// NICs hash some packets by addresses alone (IPv6 with extension headers), or bring them to queue 0.
+#[test]
+fn a_packet_that_an_honest_port_brings_to_the_wrong_worker_finds_its_signpost_all_the_same() {
+    let mut lab = Lab::with(forwarded(), workers(4));
+    for worker in 0..4 {
+        let client = clients(&lab, worker, worker).next().expect("a client");
+        lab.passes(WAN, &client.question(), LAN);
+        lab.passes(LAN, &client.answer(), WAN);
+    }
+    for client in clients(&lab, 0, 1).take(50) {
+        lab.passes(WAN, &client.question(), LAN);
+        lab.arrive_at(2, LAN, &client.answer().frame());
+        lab.run();
+        let out = lab.collect();
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].1.flow(), client.answered());
+    }
+    let handovers = [HandoverCause::Steer, HandoverCause::Signpost, HandoverCause::Stale].map(|c| lab.handovers(c));
+    assert_eq!(handovers, [50, 50, 0]);
+    lab.sound();
+}
+
+// ---- Hand-over ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn answers_find_the_owner_by_its_signpost() {
+    let mut lab = Lab::with(forwarded(), workers(4));
+    let clients: Vec<_> = clients(&lab, 2, 1).take(20).collect();
+    for client in &clients {
+        lab.passes(WAN, &client.question(), LAN);
+        let back = lab.passes(LAN, &client.answer(), WAN);
+        assert_eq!(back.flow(), client.answered());
+    }
+    assert_eq!(lab.handovers(HandoverCause::Signpost), 20);
+    assert_eq!((lab.signposts(), lab.workers[1].path().signposts.count()), (20, 20));
+    assert!(lab.owned().iter().all(|c| c.worker == 2));
+    lab.sound();
+}
+
+#[test]
+fn errors_are_judged_where_the_packet_that_they_quote_belongs() {
+    let mut lab = Lab::with(forwarded(), workers(4));
+    for client in clients(&lab, 2, 1).take(20) {
+        let seen = lab.passes(WAN, &client.question(), LAN);
+        let error = lab.passes(LAN, &icmp(WEB, &client.address, 3, 3, [0; 4], &seen.ip), WAN);
+        error.assert_quotes(&client.question());
+        lab.moved(&["class new original +1", "class related reply +1", "event new +1"]);
+    }
+    // By its own addresses each arrives anywhere; then the quote's home; then, by its signpost, the owner.
+    assert!(lab.handovers(HandoverCause::IcmpError) >= 20);
+}
+
+#[test]
+fn a_full_ring_drops_with_its_own_reason_and_recovers() {
+    let mut lab = Lab::with(usual(), Setup { arrival: Arrival::Anywhere, ..workers(2) });
+    let p = addressed(LAN, &udp(HOST, 4000, SERVER, 53, b""));
+    let home = lab.home(&tuple(HOST, 4000, SERVER, 53, proto::UDP));
+    let other = 1 - home;
+    for _ in 0..PACKET_RING + 100 {
+        lab.arrive_at(other, LAN, &p.frame());
+        lab.step(other);
+    }
+    assert_eq!(lab.drop_count(DropReason::HandoverFull), 100);
+    lab.run();
+    assert_eq!(lab.collect().len(), PACKET_RING);
+    let n = PACKET_RING;
+    lab.moved(&[&format!("class new original +{n}"), "drop handover_full +100", "event new +1"]);
+    lab.arrive_at(other, LAN, &p.frame());
+    lab.run();
+    assert_eq!(lab.collect().len(), 1);
+    assert_eq!(lab.pool.live(), 0);
+}
+
+// ---- Signposts ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_signpost_for_a_tuple_that_another_has_ends_the_connection() {
+    let mut lab = Lab::with(forwarded(), workers(4));
+    let (steer, mut seen) = (lab.workers[0].path().steer.clone(), 0);
+    let all: Vec<_> = (0..4).flat_map(|o| (0..4).flat_map(move |h| [(o, h)])).collect();
+    for (owner, home) in all {
+        for client in clients(&lab, owner, home).take(4) {
+            let second = Client { asks: client.asks ^ 1, ..client.clone() };
+            let second_owner = second.homes(&steer).0;
+            if second_owner == owner || second_owner == home {
+                continue; // that worker knows at once that the tuple is taken, and chooses another
+            }
+            seen += 1;
+            lab.passes(WAN, &client.question(), LAN);
+            lab.changed();
+            lab.passes(WAN, &second.question(), LAN); // its first packet is on its way before anybody says no
+            lab.moved(&["class new original +1", "drop signpost_clash +1", "event new +1", "event refused +1"]);
+            let back = lab.passes(LAN, &client.answer(), WAN);
+            assert_eq!(back.flow(), client.answered());
+            lab.sound();
+        }
+    }
+    assert!(seen > 3, "{seen} cases");
+}
+
+#[test]
+fn a_home_without_room_for_a_signpost_ends_the_connection() {
+    let mut lab = Lab::with(forwarded(), Setup { conntrack_max: 16, ..workers(4) });
+    let mut passed = 0;
+    for owner in [0, 1, 2] {
+        for client in clients(&lab, owner, 3).take(16) {
+            passed += lab.send(WAN, &client.question()).len();
+        }
+    }
+    let full = lab.drop_count(DropReason::SignpostFull);
+    assert_eq!((passed, lab.entries() as u64 + full, lab.total_drops()), (48, 48, full));
+    assert_eq!((lab.workers[3].path().signposts.count(), lab.entries()), (16, 16));
+    lab.moved(&[
+        "class new original +48",
+        &format!("drop signpost_full +{full}"),
+        "event new +48",
+        &format!("event refused +{full}"),
+    ]);
+    lab.sound();
+}
+
+#[test]
+fn no_connection_is_made_whose_signpost_cannot_be_sent() {
+    let mut lab = Lab::with(forwarded(), Setup { conntrack_max: 8192, buffers: 16384, ..workers(2) });
+    let clients: Vec<_> = clients(&lab, 0, 1).take(NOTE_RING + 10).collect();
+    for client in &clients {
+        lab.arrive_at(0, WAN, &client.question().frame());
+        lab.step(0); // worker 1 sleeps
+    }
+    assert_eq!((lab.drop_count(DropReason::SignpostFull), lab.entries()), (10, NOTE_RING));
+    lab.run();
+    assert_eq!(lab.collect().len(), NOTE_RING);
+    lab.sound();
+    lab.passes(WAN, &clients[NOTE_RING].question(), LAN);
+    lab.sound();
+}
+
+/// A gateway of two workers with a connection that 0 owns, and the ring of notes from 0 to 1 full.
+fn crowded() -> (Lab, Client) {
+    let mut lab = Lab::with(forwarded(), Setup { conntrack_max: 8192, buffers: 16384, ..workers(2) });
+    let mut all = clients(&lab, 0, 1);
+    let first = all.next().expect("a client");
+    lab.passes(WAN, &first.question(), LAN);
+    for client in all.take(NOTE_RING) {
+        lab.arrive_at(0, WAN, &client.question().frame());
+        lab.step(0);
+    }
+    (lab, first)
+}
+
+fn only_client(client: &Client) -> ConnFilter {
+    let source = format!("{}/32", client.address).parse().expect("prefix");
+    ConnFilter { source: Some(source), sport: Some(client.port), ..ConnFilter::default() }
+}
+
+/// Ends the connection of `client` at worker 0, without any other worker moving.
+fn end_quietly(lab: &mut Lab, client: &Client) {
+    let entries = lab.entries();
+    let filter = only_client(client);
+    lab.tell(0, Command::Flush { cursor: 0, filter });
+    lab.step(0);
+    assert_eq!(lab.entries(), entries, "it stays until its signpost is gone");
+}
+
+#[test]
+fn a_signpost_that_cannot_be_taken_back_at_once_is_taken_back_later() {
+    let (mut lab, client) = crowded();
+    let before = lab.entries();
+    end_quietly(&mut lab, &client);
+    lab.run();
+    lab.wait(Nanos::from_secs(1));
+    assert_eq!((lab.entries(), lab.signposts()), (before - 1, before - 1));
+    lab.collect();
+    lab.sound();
+}
+
+#[test]
+fn a_signpost_taken_back_late_is_not_that_of_the_connection_that_follows() {
+    let (mut lab, client) = crowded();
+    let before = lab.entries();
+    end_quietly(&mut lab, &client);
+    lab.step(1); // reads its notes: there is room again
+    lab.arrive_at(0, WAN, &client.question().frame());
+    lab.step(0);
+    assert_eq!(lab.entries(), before + 1);
+    lab.wait(Nanos::from_secs(1));
+    lab.collect();
+    assert_eq!((lab.entries(), lab.signposts()), (before, before));
+    lab.sound();
+    lab.passes(LAN, &client.answer(), WAN);
+}
+
+#[test]
+fn a_packet_that_a_signpost_leads_astray_comes_back_and_is_judged_at_home() {
+    let (mut lab, client) = crowded();
+    end_quietly(&mut lab, &client);
+    // Worker 1 still has the signpost: its ring of notes is full, the one that takes it back is not in it.
+    lab.changed();
+    lab.arrive_at(1, LAN, &client.answer().frame());
+    lab.step(1);
+    assert_eq!(lab.handovers(HandoverCause::Signpost), 1);
+    lab.step(0);
+    assert_eq!(lab.handovers(HandoverCause::Stale), 1);
+    lab.step(1);
+    assert_eq!((lab.handovers(HandoverCause::Signpost), lab.handovers(HandoverCause::Stale)), (1, 1), "no ping-pong");
+    let new = lab.changed();
+    assert_eq!(new, ["class new original +1", "event new +1"], "lan may open connections to wan");
+    lab.run();
+    lab.collect();
+}
+
+#[test]
+fn no_note_is_lost_while_a_worker_sleeps() {
+    let mut lab = Lab::with(forwarded(), Setup { conntrack_max: 8192, ..workers(4) });
+    for home in 1..4 {
+        for client in clients(&lab, 0, home).take(500) {
+            lab.arrive_at(0, WAN, &client.question().frame());
+            lab.step(0);
+        }
+    }
+    let end = lab.now + Nanos::from_secs(40);
+    while lab.now < end {
+        lab.now = lab.now + Nanos::from_millis(100);
+        lab.workers[0].step(lab.now);
+    }
+    assert_eq!(lab.entries(), 0, "all have expired, and their signposts' way out was free");
+    lab.run();
+    assert_eq!(lab.signposts(), 0);
+    for port in [LAN, WAN] {
+        for w in &mut lab.workers {
+            while let Some(buf) = w.io().sent(port) {
+                assert!(!buf.is_chained());
+            }
+        }
+    }
+    assert_eq!(lab.pool.live(), 0);
+}
