@@ -95,7 +95,7 @@ impl Path {
         if !flags.has(Flags::DYING) {
             self.stats.ct_event(event);
             if flags.has(Flags::LEASED) {
-                self.lease(&reply, u64::MAX);
+                self.lease(&reply, -1);
             }
         }
         // A connection that followed a dying one has taken over its tuple, and with it its signpost.
@@ -112,15 +112,15 @@ impl Path {
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
     }
 
-    /// Counts a lease of a translated port or identifier; `change` is 1 or, to take one away, the largest number.
-    fn lease(&self, reply: &Tuple, change: u64) {
+    /// Counts a lease of a translated port or identifier, or its return.
+    fn lease(&self, reply: &Tuple, change: i64) {
         let kind = match reply.proto {
             proto::TCP => 0,
             proto::UDP => 1,
             _ if reply.is_icmp() => 2,
             _ => 3,
         };
-        self.stats.nat_leases.leases[kind].add(change);
+        self.stats.lease(reply.dst, kind, change);
     }
 
     /// Reads what other workers have told this one. Must run after frames were received and before they are looked up:
