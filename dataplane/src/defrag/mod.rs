@@ -140,7 +140,9 @@ impl<B> Defrag<B> {
     pub fn insert(&mut self, piece: Piece<B>, now: Nanos, train: &mut Train<B>) -> Arrived {
         let Some(f) = piece.packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
         let is_v4 = piece.packet.tuple.is_ipv4();
-        let length = u32::from(piece.packet.end - piece.packet.l4);
+        // Behind an IPv6 fragment header there may be more extension headers: they belong to the datagram.
+        let data = if is_v4 { usize::from(piece.packet.l4) } else { usize::from(piece.packet.l3) + f.header + 8 };
+        let length = u32::try_from(usize::from(piece.packet.end).saturating_sub(data)).unwrap_or(0);
         let end = f.offset + length;
         if length == 0 || end > LARGEST || f.more && length % 8 != 0 {
             return lost(piece, train, DropReason::FragmentInvalid);
