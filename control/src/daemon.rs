@@ -4,14 +4,13 @@
 //! [`run`]: the policy comes into force, the twins are set up, the kernel is mirrored, and only then is anyone
 //! answered. It ends when told to; the socket's file goes first, then the caller stops the dataplane, and the twins
 //! take addresses and routes with them.
-//! *Threads*: one tokio thread. *Limits*: open dumps get [`GRACE`] to end.
+//! *Threads*: one tokio thread. *Limits*: open dumps get `GRACE` to end.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::api::launch::Handle;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +24,7 @@ use crate::kernel::state::TwinSpec;
 use crate::kernel::{KernelError, setup};
 use crate::ledger::Ledger;
 use crate::publish::{PublishError, Publisher};
-use crate::workers::Workers;
+use crate::workers::{Attachment, Workers};
 
 /// How long requests under way may take once the process was told to stop.
 const GRACE: Duration = Duration::from_millis(500);
@@ -91,9 +90,9 @@ impl Listeners {
 }
 
 /// The started dataplane as [`run`] needs it.
-pub struct Dataplane<'a> {
+pub struct Dataplane {
     /// Its channels.
-    pub handle: &'a Handle,
+    pub attachment: Attachment,
     /// Its link states.
     pub link: LinkProbe,
     /// DPDK's version.
@@ -109,13 +108,13 @@ pub struct Dataplane<'a> {
 pub async fn run(
     listeners: Listeners,
     config: Config,
-    dataplane: Dataplane<'_>,
+    dataplane: Dataplane,
     ready: impl FnOnce(&Gateway),
     stop: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let names = config.interfaces.iter().map(|i| i.name.clone()).collect();
-    let (workers, wishes) = Workers::attach(dataplane.handle, names, Arc::clone(&ledger))
+    let (workers, wishes) = Workers::attach(dataplane.attachment, names, Arc::clone(&ledger))
         .map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
     let publisher = Publisher::new(Arc::clone(&workers), Arc::clone(&ledger));
     publisher.publish(config.policy.clone()).await?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message};
-use dataplane::api::launch::{Handle, PortInfo};
+use dataplane::api::launch::{Handle, PortInfo, WorkerHandle};
 use dataplane::api::stats::WorkerStats;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
@@ -58,6 +58,35 @@ pub struct ResolveRequest {
     pub address: IpAddr,
 }
 
+/// What control needs of a started dataplane; the [`Handle`] itself stays with whoever stops it.
+#[derive(Debug)]
+pub struct Attachment {
+    /// By worker index.
+    pub workers: Vec<WorkerHandle>,
+    /// Answers and reports of all workers.
+    pub messages: Receiver<Message>,
+    /// The wire port of each interface.
+    pub ports: Vec<PortInfo>,
+    /// Whether packet memory is in huge pages.
+    pub hugepages: bool,
+    /// Most connections that each worker's table holds.
+    pub conntrack_limit_per_worker: usize,
+}
+
+impl From<&Handle> for Attachment {
+    fn from(h: &Handle) -> Self {
+        let worker =
+            |w: &WorkerHandle| WorkerHandle { cpu: w.cpu, commands: w.commands.clone(), stats: Arc::clone(&w.stats) };
+        Self {
+            workers: h.workers.iter().map(worker).collect(),
+            messages: h.messages.clone(),
+            ports: h.ports.clone(),
+            hugepages: h.hugepages,
+            conntrack_limit_per_worker: h.conntrack_limit_per_worker,
+        }
+    }
+}
+
 /// An answer to a dump or flush.
 enum ScanAnswer {
     Listed(Option<u64>, Vec<ConnView>),
@@ -89,37 +118,37 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Takes up the channels of `handle`, which stays with the caller for stopping.
+    /// Takes up the channels.
     ///
     /// # Errors
     /// Where the bridging thread cannot be started.
     pub fn attach(
-        handle: &Handle,
+        dataplane: Attachment,
         interface_names: Vec<String>,
         ledger: Arc<Mutex<Ledger>>,
     ) -> std::io::Result<(Arc<Self>, mpsc::Receiver<ResolveRequest>)> {
         let (resolve, wishes) = mpsc::channel(RESOLVE_QUEUE);
         let mut workers = Vec::new();
         let mut ends = Vec::new();
-        for w in &handle.workers {
+        for w in dataplane.workers {
             let (answer, answers) = mpsc::unbounded_channel();
             let (in_force, generation) = watch::channel(0);
             workers.push(Worker {
                 cpu: w.cpu,
-                commands: w.commands.clone(),
-                stats: Arc::clone(&w.stats),
+                commands: w.commands,
+                stats: w.stats,
                 scan: AsyncMutex::new(Scan { answers, outstanding: 0 }),
                 generation,
             });
             ends.push((answer, in_force));
         }
-        let bridge = Bridge { messages: handle.messages.clone(), ends, resolve, ledger, interface_names };
+        let bridge = Bridge { messages: dataplane.messages, ends, resolve, ledger, interface_names };
         std::thread::Builder::new().name("sluice-messages".into()).spawn(move || bridge.run())?;
         let all = Self {
             workers,
-            ports: handle.ports.clone(),
-            hugepages: handle.hugepages,
-            limit_per_worker: handle.conntrack_limit_per_worker,
+            ports: dataplane.ports,
+            hugepages: dataplane.hugepages,
+            limit_per_worker: dataplane.conntrack_limit_per_worker,
         };
         Ok((Arc::new(all), wishes))
     }

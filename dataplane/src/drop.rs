@@ -48,6 +48,7 @@ drop_reasons! {
     Ipv6Extension "ipv6_extension" "An IPv6 extension header is cut short, or there are too many.";
     // Fragments
     FragmentInvalid "fragment_invalid" "A fragment overlaps another, exceeds 65,535 bytes or cuts the transport header.";
+    FragmentDuplicate "fragment_duplicate" "The fragment's bytes were there already; the first ones count.";
     FragmentLimit "fragment_limit" "The reassembly memory, or the fragments of one datagram, reached the limit.";
     FragmentTimeout "fragment_timeout" "The rest of the datagram did not come in time.";
     // Steering

@@ -1,7 +1,8 @@
 //! Everything a packet meets, in the order in which it meets it.
 //!
 //! One lcore runs one [`worker::Worker`] to completion: it takes a burst of frames from [`io`], finds their headers
-//! ([`parse`]), hands over what belongs to another lcore ([`steer`]), and takes the rest along the [`path`]: the
+//! ([`parse`]), makes fragments whole ([`defrag`]), hands over what
+//! belongs to another lcore ([`steer`]), and takes the rest along the [`path`]: the
 //! connection it belongs to ([`conntrack`]), its translation ([`nat`]), its verdict ([`filter`]), its next hop
 //! ([`forward`]). A packet that goes no further has a [`drop::DropReason`].
 //!
@@ -17,6 +18,7 @@ pub mod io;
 pub mod packet;
 pub mod parse;
 
+pub mod defrag;
 pub mod steer;
 
 pub mod path;

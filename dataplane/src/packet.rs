@@ -110,6 +110,8 @@ pub struct Packet {
     pub fragment: Option<Fragment>,
     /// Bytes of the IP packet; for a reassembled datagram, of the whole.
     pub ip_len: u32,
+    /// Bytes of the largest IP packet that it came in: less than `ip_len` for a reassembled datagram.
+    pub wire_len: u32,
     /// Its class, once tracking has seen it.
     pub state: CtState,
     /// Its direction within the connection.
@@ -134,6 +136,7 @@ impl Packet {
             tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport },
             fragment: ip.fragment,
             ip_len: ip.len as u32,
+            wire_len: ip.len as u32,
             state: CtState::Invalid,
             direction: Direction::Original,
             conn: None,

@@ -196,6 +196,8 @@ pub struct Parcel<B> {
     pub packet: Packet,
     /// The signpost that sent it here led nowhere: do not follow it again.
     pub stale: bool,
+    /// So many further fragments of the same datagram come right behind it.
+    pub follow: u8,
 }
 
 /// A small message from worker to worker.
@@ -260,6 +262,19 @@ impl<B> Parcels<B> {
         match self.out.get_mut(usize::from(to)) {
             Some(Some(ring)) => ring.push(parcel).map_err(|rtrb::PushError::Full(p)| p),
             _ => Err(parcel),
+        }
+    }
+
+    /// Hands all of `parcels` to `to`, visible there at once, or none: `false` where the ring has no room for them.
+    #[must_use]
+    pub fn send_all(&mut self, to: WorkerId, parcels: impl ExactSizeIterator<Item = Parcel<B>>) -> bool {
+        let Some(Some(ring)) = self.out.get_mut(usize::from(to)) else { return false };
+        match ring.write_chunk_uninit(parcels.len()) {
+            Ok(chunk) => {
+                chunk.fill_from_iter(parcels);
+                true
+            }
+            Err(_) => false,
         }
     }
 

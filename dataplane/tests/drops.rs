@@ -77,8 +77,8 @@ fn provoke(reason: DropReason) -> Option<Lab> {
     use DropReason as R;
     let question = udp(HOST, 4000, SERVER, 53, b"question");
     Some(match reason {
-        // Fragments have a file of their own.
-        R::FragmentInvalid | R::FragmentLimit | R::FragmentTimeout => return None,
+        // Fragments have a file of their own: frag.rs.
+        R::FragmentInvalid | R::FragmentDuplicate | R::FragmentLimit | R::FragmentTimeout => return None,
 
         R::ChainedTooLong => {
             let mut lab = Lab::new(usual());
@@ -216,7 +216,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         }
         R::NeighbourQueueFull => {
             let mut lab = Lab::new(usual());
-            for n in 0..9 {
+            for n in 0..65 {
                 lab.send(LAN, &udp(HOST, 1, "198.51.100.5", 2, &[n]));
             }
             lab
@@ -246,7 +246,12 @@ fn every_reason_is_reached() {
         lab.collect();
         assert_eq!(lab.pool.live(), 0, "{} leaks", reason.label());
     }
-    let elsewhere = [DropReason::FragmentInvalid, DropReason::FragmentLimit, DropReason::FragmentTimeout];
+    let elsewhere = [
+        DropReason::FragmentInvalid,
+        DropReason::FragmentDuplicate,
+        DropReason::FragmentLimit,
+        DropReason::FragmentTimeout,
+    ];
     let missing: Vec<_> = DropReason::ALL.iter().filter(|r| !reached.contains(r) && !elsewhere.contains(r)).collect();
     assert!(missing.is_empty(), "no scenario for {missing:?}");
 }

@@ -521,12 +521,12 @@ fn a_next_hop_that_does_not_answer_is_given_up_with_an_error_about_the_packet_as
 #[test]
 fn few_packets_wait_for_one_next_hop() {
     everywhere(usual(), |lab| {
-        for n in 0..12 {
+        for n in 0..70 {
             lab.send(LAN, &udp(HOST, 4000, STRANGER, 53, &[n]));
         }
-        lab.moved(&["class new original +12", "drop neighbour_queue_full +4", "event new +1"]);
+        lab.moved(&["class new original +70", "drop neighbour_queue_full +6", "event new +1"]);
         lab.neighbour(1, STRANGER, true);
-        assert_eq!(lab.collect().len(), 8);
+        assert_eq!(lab.collect().len(), 64);
     });
 }
 

@@ -44,6 +44,8 @@ on_exit() {
     trap - EXIT
     set +e
     if ((code != 0 && code != 77)); then
+        say "---- what $SCENARIO's gateway dropped and handed over"
+        scrape 2>&1 | grep -E '^sluice_(dropped_packets|handover_packets|icmp_errors)_total.* [^0]|^curl' >&2
         say "---- sluiced.log of $SCENARIO (the rest is in $LAB_DIR)"
         tail -n 40 "$LAB_DIR/sluiced.log" >&2
     fi

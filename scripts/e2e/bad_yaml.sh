@@ -38,8 +38,8 @@ pings lan 2 203.0.113.10
 scrape >"$LAB_DIR/before"
 rules=$(ctl show rules | awk '{ print $1 }')
 
-in_ns lan ping -n -q -i 0.01 -c 200 -W 3 203.0.113.10 >"$LAB_DIR/ping" 2>&1 &
-ping=$!
+spawn lan ping ping -n -q -i 0.01 -c 200 -W 3 203.0.113.10
+ping=$SPAWNED
 gateway_config acept
 assert_fails "reload of a bad file" ctl reload "$CONFIG"
 assert_match "reload says" "$(cat "$LAB_DIR/out")" "$wanted"

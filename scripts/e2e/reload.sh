@@ -27,10 +27,10 @@ head -c 3000000 /dev/urandom >"$LAB_DIR/www-wan/3mb"
 pings lan 3 203.0.113.10
 generation=$(metric policy_generation)
 
-in_ns lan ping -n -q -i 0.01 -c 500 -W 3 203.0.113.10 >"$LAB_DIR/ping" 2>&1 &
-ping=$!
-fetch lan --max-time 40 --limit-rate 500k http://203.0.113.10/3mb -o "$LAB_DIR/3mb" &
-fetch=$!
+spawn lan ping ping -n -q -i 0.01 -c 500 -W 3 203.0.113.10
+ping=$SPAWNED
+spawn lan fetch curl -sS --max-time 40 --limit-rate 500k http://203.0.113.10/3mb -o "$LAB_DIR/3mb"
+fetch=$SPAWNED
 for number in $(seq 2 21); do
     gateway_config "$number"
     assert "reload $number" ctl reload "$CONFIG"

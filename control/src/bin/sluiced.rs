@@ -75,9 +75,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
     }
     let probe = Arc::clone(&handle);
     let dataplane = Dataplane {
-        handle: &handle,
+        attachment: (&*handle).into(),
         link: Box::new(move |i| Some(probe.link(i))),
-        dpdk_version: launch::dpdk_version(),
+        dpdk_version: launch::dpdk_version().trim_start_matches("DPDK ").to_owned(),
         twins: true,
     };
     let ready = |g: &control::gateway::Gateway| {

@@ -1,12 +1,13 @@
 //! The mirror: kernel notifications in, forwarding tables and neighbours out to the workers.
 //!
 //! It subscribes first and dumps second, so nothing falls between. Changes of routes and addresses are gathered for
-//! [`SETTLE`] and then go out as one new table; neighbours go out at once, packets wait for them. When the kernel says
+//! `SETTLE` and then go out as one new table; neighbours go out at once, packets wait for them. When the kernel says
 //! that notifications were lost, everything is dumped anew.
 //!
 //! *Life-cycle*: [`Mirror::start`] returns once the workers have been sent what the kernel has; [`Mirror::run`] then
 //! runs until it is dropped. *Threads*: control's tokio thread; large tables are built on a helper thread.
-//! *Limits*: a worker that accepts no command for [`COMMAND_TIMEOUT`] misses an update, which is logged.
+//! *Limits*: a worker that accepts no command for [`COMMAND_TIMEOUT`] is logged and sent the table again; a neighbour's
+//! entry that it missed, it asks for.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,6 +36,9 @@ use crate::workers::{ResolveRequest, Workers};
 
 /// How long changes are gathered: a routing daemon sends thousands in a row.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Receive buffer asked for, bytes; the kernel's `rmem_max` may grant less.
 const RECEIVE_BUFFER: u32 = 8 << 20;
@@ -126,7 +130,7 @@ impl Mirror {
                     if let Err(e) = self.flush().await {
                         tracing::error!("kernel mirror: {e}; trying again");
                         self.dump = Dump::All;
-                        self.due = Some(Instant::now() + Duration::from_secs(1));
+                        self.due = Some(Instant::now() + AGAIN);
                     }
                 }
             }
@@ -163,7 +167,7 @@ impl Mirror {
     async fn reconnect(&mut self) {
         tracing::error!("kernel mirror: the netlink connection ended; opening another");
         loop {
-            sleep(Duration::from_secs(1)).await;
+            sleep(AGAIN).await;
             match subscribe() {
                 Ok((requests, events)) => {
                     (self.requests, self.events) = (requests, events);
@@ -198,10 +202,13 @@ impl Mirror {
                 return Err(KernelError::Closed);
             };
             tracing::debug!(routes = spec.routes.len(), addresses = spec.addresses.len(), "new forwarding table");
-            if let Err(e) = self.workers.broadcast(|_| Command::Fib(Arc::clone(&fib))).await {
-                tracing::error!("forwarding table: {e}");
+            match self.workers.broadcast(|_| Command::Fib(Arc::clone(&fib))).await {
+                Ok(()) => self.published = Some(spec),
+                Err(e) => {
+                    tracing::error!("forwarding table: {e}; sending it again");
+                    self.due = Some(Instant::now() + AGAIN);
+                }
             }
-            self.published = Some(spec);
         }
         if dump != Dump::Nothing {
             self.sync_neighbours().await;

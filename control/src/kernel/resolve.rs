@@ -1,6 +1,6 @@
 //! How often the kernel is asked about one neighbour: a worker asks with every burst that waits.
 //!
-//! *Limits*: at most [`MAX_ASKED`] addresses are remembered; beyond that the oldest half is forgotten, so a scan of a
+//! *Limits*: at most `MAX_ASKED` addresses are remembered; beyond that the oldest half is forgotten, so a scan of a
 //! large subnet costs memory for no more than that.
 
 use std::collections::HashMap;

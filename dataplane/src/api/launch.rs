@@ -244,6 +244,7 @@ pub fn gateway(config: &LaunchConfig) -> Result<Handle, LaunchError> {
             index: seat.index,
             burst: config.burst,
             rss: seat.ports.iter().map(|p| p.rss).collect(),
+            seed: ahash::RandomState::with_seeds(random(), random(), random(), random()),
             parcels,
             commands: seat.commands,
             messages: seat.messages,

@@ -26,6 +26,8 @@ pub const MAX_FRAME: usize = ether::HEADER + ether::TAG + MAX_V6;
 pub enum IcmpError {
     /// TTL or hop limit ran out.
     TimeExceeded,
+    /// The rest of a fragmented datagram did not come.
+    ReassemblyTime,
     /// Larger than the next link's MTU, which is this.
     TooBig(u16),
     /// No route.
@@ -40,7 +42,7 @@ impl IcmpError {
     /// How it is counted.
     pub const fn kind(self) -> IcmpErrorKind {
         match self {
-            Self::TimeExceeded => IcmpErrorKind::TimeExceeded,
+            Self::TimeExceeded | Self::ReassemblyTime => IcmpErrorKind::TimeExceeded,
             Self::TooBig(_) => IcmpErrorKind::TooBig,
             _ => IcmpErrorKind::Unreachable,
         }
@@ -50,6 +52,7 @@ impl IcmpError {
     const fn v4(self) -> (u8, u8, u32) {
         match self {
             Self::TimeExceeded => (icmp::v4::TIME_EXCEEDED, 0, 0),
+            Self::ReassemblyTime => (icmp::v4::TIME_EXCEEDED, 1, 0),
             Self::TooBig(mtu) => (icmp::v4::UNREACHABLE, 4, mtu as u32),
             Self::NoRoute => (icmp::v4::UNREACHABLE, 0, 0),
             Self::HostUnreachable => (icmp::v4::UNREACHABLE, 1, 0),
@@ -61,6 +64,7 @@ impl IcmpError {
     const fn v6(self) -> (u8, u8, u32) {
         match self {
             Self::TimeExceeded => (icmp::v6::TIME_EXCEEDED, 0, 0),
+            Self::ReassemblyTime => (icmp::v6::TIME_EXCEEDED, 1, 0),
             Self::TooBig(mtu) => (icmp::v6::TOO_BIG, 0, mtu as u32),
             Self::NoRoute => (icmp::v6::UNREACHABLE, 0, 0),
             Self::HostUnreachable => (icmp::v6::UNREACHABLE, 3, 0),

@@ -21,9 +21,9 @@ pub fn translate(b: &mut [u8], p: &Packet, to: &Tuple) {
 }
 
 /// Rewrites the addresses of a later fragment.
-pub fn translate_addresses(b: &mut [u8], l3: usize, from: &Tuple, to: &Tuple) {
-    let addresses = Delta::default().replace_address(from.src, to.src).replace_address(from.dst, to.dst);
-    set_addresses(b, l3, to.src, to.dst, addresses);
+pub fn translate_addresses(b: &mut [u8], l3: usize, from: &Tuple, src: IpAddr, dst: IpAddr) {
+    let addresses = Delta::default().replace_address(from.src, src).replace_address(from.dst, dst);
+    set_addresses(b, l3, src, dst, addresses);
 }
 
 /// What becomes of an ICMP error about a translated connection.

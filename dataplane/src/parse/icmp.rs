@@ -5,7 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{IpHeader, be16, be32, checksum, ipv4, ipv6};
+use super::l4::Payload;
+use super::{be16, be32, ipv4, ipv6};
 use crate::conntrack::tuple::{Tuple, proto};
 use crate::drop::DropReason;
 use crate::packet::{L4, Quoted};
@@ -55,12 +56,13 @@ pub mod v6 {
 }
 
 /// Parses an ICMP message.
-pub fn parse_v4(b: &[u8], verify: bool) -> (L4, u16, u16) {
+pub fn parse_v4(p: &Payload<'_>) -> (L4, u16, u16) {
+    let b = p.head;
     if b.len() < HEADER {
         return (L4::Invalid(DropReason::InvalidLength), 0, 0);
     }
     let dport = be16(b, 0); // type and code
-    if verify && checksum::sum(b) != 0xffff {
+    if !p.verified_plain() {
         return (L4::Invalid(DropReason::InvalidChecksum), 0, dport);
     }
     match b[0] {
@@ -73,12 +75,13 @@ pub fn parse_v4(b: &[u8], verify: bool) -> (L4, u16, u16) {
 }
 
 /// Parses an ICMPv6 message.
-pub fn parse_v6(b: &[u8], ip: &IpHeader, verify: bool) -> (L4, u16, u16) {
+pub fn parse_v6(p: &Payload<'_>) -> (L4, u16, u16) {
+    let b = p.head;
     if b.len() < HEADER {
         return (L4::Invalid(DropReason::InvalidLength), 0, 0);
     }
     let dport = be16(b, 0);
-    if verify && !checksum::transport_ok(ip.src, ip.dst, proto::ICMPV6, b) {
+    if !p.verified_all() {
         return (L4::Invalid(DropReason::InvalidChecksum), 0, dport);
     }
     match b[0] {

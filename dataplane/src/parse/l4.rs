@@ -3,7 +3,9 @@
 //! *Sources*: RFC 9293, RFC 768, RFC 792, RFC 4443; `linux/net/netfilter/nf_conntrack_proto_{tcp,udp,icmp,icmpv6}.c` for
 //! which breakage is INVALID.
 
-use super::{IpHeader, be16, be32, checksum, icmp};
+use std::net::IpAddr;
+
+use super::{be16, be32, checksum, icmp};
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::packet::{L4, TcpSegment};
@@ -13,13 +15,56 @@ pub const TCP_HEADER: usize = 20;
 /// UDP header, bytes.
 pub const UDP_HEADER: usize = 8;
 
-/// Parses the transport data `b` of a whole packet: its kind, and the two L4 ids of its tuple.
-pub fn parse(b: &[u8], ip: &IpHeader, is_v4: bool, verify: bool) -> (L4, u16, u16) {
-    match ip.proto {
-        proto::TCP => tcp(b, ip, verify),
-        proto::UDP => udp(b, ip, verify),
-        proto::ICMP if is_v4 => icmp::parse_v4(b, verify),
-        proto::ICMPV6 if !is_v4 => icmp::parse_v6(b, ip, verify),
+/// Transport header and payload of one packet, or of a datagram that came in fragments.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    /// The first part, where the header must be.
+    pub head: &'a [u8],
+    /// Bytes of all parts.
+    pub total: usize,
+    /// Running checksum of the parts behind the head, each of which begins at an even offset.
+    pub rest: u64,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// The protocol.
+    pub proto: u8,
+    /// Whether to verify checksums.
+    pub verify: bool,
+}
+
+impl Payload<'_> {
+    /// Whether the checksum of the first `len` bytes, pseudo header included, is right. Of several parts only the sum of
+    /// all is known.
+    fn verified(&self, len: usize) -> bool {
+        if !self.verify {
+            return true;
+        }
+        let pseudo = checksum::pseudo(self.src, self.dst, self.proto, len);
+        let whole = self.head.len() == self.total;
+        let data = if whole { &self.head[..len] } else { self.head };
+        (whole || len == self.total) && checksum::fold(checksum::add(pseudo + self.rest, data)) == 0xffff
+    }
+
+    /// The same without a pseudo header, over all of it.
+    pub(super) fn verified_plain(&self) -> bool {
+        !self.verify || checksum::fold(checksum::add(self.rest, self.head)) == 0xffff
+    }
+
+    /// The same over all of it.
+    pub(super) fn verified_all(&self) -> bool {
+        self.verified(self.total)
+    }
+}
+
+/// Parses transport data: its kind, and the two L4 ids of its tuple.
+pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
+    match b.proto {
+        proto::TCP => tcp(b),
+        proto::UDP => udp(b),
+        proto::ICMP if b.src.is_ipv4() => icmp::parse_v4(b),
+        proto::ICMPV6 if b.src.is_ipv6() => icmp::parse_v6(b),
         _ => (L4::Other, 0, 0),
     }
 }
@@ -28,7 +73,8 @@ const fn invalid(reason: DropReason) -> (L4, u16, u16) {
     (L4::Invalid(reason), 0, 0)
 }
 
-fn tcp(b: &[u8], ip: &IpHeader, verify: bool) -> (L4, u16, u16) {
+fn tcp(p: &Payload<'_>) -> (L4, u16, u16) {
+    let b = p.head;
     if b.len() < TCP_HEADER {
         return invalid(DropReason::InvalidLength);
     }
@@ -37,25 +83,26 @@ fn tcp(b: &[u8], ip: &IpHeader, verify: bool) -> (L4, u16, u16) {
         return invalid(DropReason::InvalidLength);
     }
     let (sport, dport) = (be16(b, 0), be16(b, 2));
-    if verify && !checksum::transport_ok(ip.src, ip.dst, proto::TCP, b) {
+    if !p.verified_all() {
         return (L4::Invalid(DropReason::InvalidChecksum), sport, dport);
     }
     let segment = TcpSegment { flags: b[13], seq: be32(b, 4), ack: be32(b, 8) };
     (L4::Tcp(segment), sport, dport)
 }
 
-fn udp(b: &[u8], ip: &IpHeader, verify: bool) -> (L4, u16, u16) {
+fn udp(p: &Payload<'_>) -> (L4, u16, u16) {
+    let b = p.head;
     if b.len() < UDP_HEADER {
         return invalid(DropReason::InvalidLength);
     }
     let len = usize::from(be16(b, 4));
-    if len < UDP_HEADER || len > b.len() {
+    if len < UDP_HEADER || len > p.total {
         return invalid(DropReason::InvalidLength);
     }
     let (sport, dport) = (be16(b, 0), be16(b, 2));
     // A checksum of zero means none: RFC 768; over IPv6 it may not be (RFC 8200), yet Linux accepts it there too.
     let absent = be16(b, 6) == 0;
-    if verify && !absent && !checksum::transport_ok(ip.src, ip.dst, proto::UDP, &b[..len]) {
+    if !absent && !p.verified(len) {
         return (L4::Invalid(DropReason::InvalidChecksum), sport, dport);
     }
     (L4::Udp, sport, dport)
@@ -67,26 +114,25 @@ mod tests {
 
     #[test]
     fn shorter_than_its_header_is_invalid_at_each_byte() {
-        let ip = IpHeader {
+        let payload = |head, proto| Payload {
+            head,
+            total: 20,
+            rest: 0,
             src: std::net::Ipv4Addr::new(10, 0, 0, 1).into(),
             dst: std::net::Ipv4Addr::new(10, 0, 0, 2).into(),
-            proto: proto::TCP,
-            l4: 20,
-            len: 40,
-            ttl: 64,
-            fragment: None,
-            dont_fragment: false,
+            proto,
+            verify: false,
         };
         let mut b = [0u8; 20];
         b[12] = 5 << 4;
         for n in 0..20 {
-            assert_eq!(tcp(&b[..n], &ip, false).0, L4::Invalid(DropReason::InvalidLength), "{n} bytes");
+            assert_eq!(parse(&payload(&b[..n], proto::TCP)).0, L4::Invalid(DropReason::InvalidLength), "{n} bytes");
         }
-        assert!(matches!(tcp(&b, &ip, false).0, L4::Tcp(_)));
+        assert!(matches!(parse(&payload(&b, proto::TCP)).0, L4::Tcp(_)));
         let u = [0, 1, 0, 2, 0, 8, 0, 0];
         for n in 0..8 {
-            assert_eq!(udp(&u[..n], &ip, false).0, L4::Invalid(DropReason::InvalidLength), "{n} bytes");
+            assert_eq!(parse(&payload(&u[..n], proto::UDP)).0, L4::Invalid(DropReason::InvalidLength), "{n} bytes");
         }
-        assert_eq!(udp(&u, &ip, true).0, L4::Udp);
+        assert_eq!(parse(&payload(&u, proto::UDP)).0, L4::Udp);
     }
 }

@@ -90,9 +90,9 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
     }
     let eth = ether::parse(bytes, receiver)?;
     let l3 = eth.l2_len;
-    let (ip, is_v4) = match eth.ethertype {
-        ether::IPV4 => (ipv4::parse(&bytes[l3..])?, true),
-        ether::IPV6 => (ipv6::parse(&bytes[l3..])?, false),
+    let ip = match eth.ethertype {
+        ether::IPV4 => ipv4::parse(&bytes[l3..])?,
+        ether::IPV6 => ipv6::parse(&bytes[l3..])?,
         ether::ARP => return Ok(Parsed::Arp { l2_len: l3 }),
         _ => return Err(DropReason::EthType),
     };
@@ -102,7 +102,15 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
     let payload = &bytes[l3 + ip.l4..l3 + ip.len];
     let (kind, sport, dport) = match ip.fragment {
         Some(_) => (L4::Fragment, 0, 0),
-        None => l4::parse(payload, &ip, is_v4, verify),
+        None => l4::parse(&l4::Payload {
+            head: payload,
+            total: payload.len(),
+            rest: 0,
+            src: ip.src,
+            dst: ip.dst,
+            proto: ip.proto,
+            verify,
+        }),
     };
     Ok(Parsed::Ip(Packet::new(receiver.port, l3, &ip, eth.group, kind, sport, dport)))
 }

@@ -83,7 +83,7 @@ impl Path {
             return Err(Refusal { reason: DropReason::TtlExpired, error: Some(IcmpError::TimeExceeded) });
         }
         let mtu = self.interfaces.get(usize::from(egress.interface())).map_or(0, |i| i.mtu);
-        let too_big = p.ip_len > u32::from(mtu);
+        let too_big = p.wire_len > u32::from(mtu);
         if too_big && p.dont_fragment {
             return Err(Refusal { reason: DropReason::MtuExceeded, error: Some(IcmpError::TooBig(mtu)) });
         }

@@ -259,7 +259,9 @@ impl Lab {
                 Nanos(0),
             );
             let rss = vec![setup.arrival == Arrival::Rss; interfaces.len()];
-            let setup = WorkerSetup { index, burst: 32, rss, parcels, commands: rx, messages: messages_tx.clone() };
+            let seed = ahash::RandomState::with_seeds(setup.seed, 5, 6, 7);
+            let setup =
+                WorkerSetup { index, burst: 32, rss, seed, parcels, commands: rx, messages: messages_tx.clone() };
             workers.push(Worker::new(setup, path, MemIo::new(interfaces.len(), pool.clone()), Nanos(0)));
             commands.push(tx);
             stats.push(counters);

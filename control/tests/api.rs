@@ -1,0 +1,401 @@
+//! The whole gateway but for DPDK and the kernel: the API over its UNIX socket as `sluicectl` uses it, and the metrics.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::{Lab, eventually, tcp_conn};
+use dataplane::api::command::ConnView;
+use dataplane::api::{DropReason, Tuple};
+use serde_json::Value;
+
+const RULES: &str = "    - {name: established, state: [established, related], action: accept}
+    - {name: lan-out, from: lan, to: wan, state: new, action: accept}
+    - {name: ssh, from: lan, to: local, proto: tcp, dport: [22, 8000-8080], source: mgmt, action: accept, log: true}";
+
+const CHANGED: &str = "    - {name: lan-out, from: lan, to: wan, state: new, action: accept}
+    - {name: established, state: [established, related], action: accept}
+    - {name: bad, state: invalid, action: drop}";
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// Counts as worker `worker` would, by the policy it has now.
+fn count(lab: &Lab, worker: usize, rule: u32, packets: u64) {
+    let seen = lab.fake.seen[worker].lock();
+    let (_, counters) = seen.policy.as_ref().expect("a policy is in force");
+    for _ in 0..packets {
+        counters.count(rule, 100);
+    }
+}
+
+#[test]
+fn status_says_what_runs() {
+    let lab = Lab::start(2, RULES);
+    let text = lab.ctl(&["status"]).expect("status");
+    assert!(text.starts_with(&format!("sluiced {} (DPDK none), pid ", env!("CARGO_PKG_VERSION"))), "{text}");
+    assert!(text.contains("policy generation 1 from "), "{text}");
+    assert!(text.contains("2 workers in ordinary pages, 1 of 2 interfaces up\n0 of 2000 connections\n"), "{text}");
+    let status = json(&lab.ctl(&["--json", "status"]).expect("status"));
+    assert_eq!((&status["ready"], &status["generation"], &status["workers"]), (&true.into(), &1.into(), &2.into()));
+    lab.stop();
+}
+
+#[test]
+fn a_reload_is_in_force_everywhere_before_it_is_answered() {
+    let lab = Lab::start(2, RULES);
+    lab.write(CHANGED);
+    let text = lab.ctl(&["reload"]).expect("reload");
+    assert!(text.starts_with("policy generation 2 is in force after "), "{text}");
+    for seen in &lab.fake.seen {
+        let seen = seen.lock();
+        let (policy, _) = seen.policy.as_ref().expect("a policy");
+        let names: Vec<_> = policy.spec().rules.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!((policy.spec().generation, names), (2, vec!["lan-out", "established", "bad"]));
+    }
+    let again = json(&lab.ctl(&["--json", "reload", lab.file().to_str().expect("path")]).expect("reload"));
+    assert_eq!(again["generation"], 3);
+    assert_eq!(lab.metric("sluice_policy_generation"), Some(3.0));
+    assert_eq!(lab.metric(r#"sluice_reloads_total{result="success"}"#), Some(2.0));
+    lab.stop();
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let lab = Lab::start(1, RULES);
+    lab.write("    - {name: x, from: nowhere, action: accept}");
+    let error = lab.ctl(&["reload"]).expect_err("a zone that does not exist").to_string();
+    assert!(error.contains("sluice.yaml") && error.contains("nowhere"), "{error}");
+    let gone = lab.ctl(&["reload", "/nonexistent.yaml"]).expect_err("no file").to_string();
+    assert!(gone.contains("/nonexistent.yaml"), "{gone}");
+    let seen = lab.fake.seen[0].lock();
+    assert_eq!(seen.policy.as_ref().expect("policy").0.spec().generation, 1);
+    drop(seen);
+    assert_eq!(lab.metric(r#"sluice_reloads_total{result="failure"}"#), Some(2.0));
+    lab.stop();
+}
+
+#[test]
+fn what_needs_a_restart_is_refused_by_name() {
+    let lab = Lab::start(1, RULES);
+    let good = lab.yaml(RULES);
+    let cases = [
+        ("workers: [1]", "workers: [2]", "dataplane.workers"),
+        ("hugepages: off", "hugepages: on", "dataplane.hugepages"),
+        ("net_null1", "net_null7", "interfaces.wan.device"),
+        ("addresses: [192.0.2.1/24]", "addresses: [192.0.2.1/24], mtu: 1400", "interfaces.lan.mtu"),
+        ("sets:", "conntrack: {max: 4096}\nsets:", "conntrack.max"),
+        ("sluice.sock", "other.sock", "control.socket"),
+    ];
+    for (from, to, key) in cases {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(lab.file(), good.replace(from, to)).expect("write");
+        let error = lab.ctl(&["reload"]).expect_err(key).to_string();
+        let expect = format!("{key} cannot change while the gateway runs: restart sluiced for that");
+        assert_eq!(error, expect);
+    }
+    // Zones and addresses may change.
+    std::fs::write(lab.file(), good.replace("192.0.2.1/24", "192.0.2.2/24")).expect("write");
+    lab.ctl(&["reload"]).expect("an address may change");
+    lab.stop();
+}
+
+#[test]
+fn rule_counters_are_carried_over_a_reload_by_name() {
+    let lab = Lab::start(2, RULES);
+    let of = |lab: &Lab, rule: &str| lab.metric(&format!(r#"sluice_rule_packets_total{{rule="{rule}"}}"#));
+    count(&lab, 0, 0, 5); // established
+    count(&lab, 1, 0, 2);
+    count(&lab, 1, 1, 1); // lan-out
+    count(&lab, 0, 3, 4); // default
+    assert_eq!((of(&lab, "established"), of(&lab, "lan-out"), of(&lab, "ssh")), (Some(7.0), Some(1.0), Some(0.0)));
+    lab.write(CHANGED);
+    lab.ctl(&["reload"]).expect("reload");
+    count(&lab, 0, 0, 10); // lan-out is first now
+    assert_eq!((of(&lab, "established"), of(&lab, "lan-out")), (Some(7.0), Some(11.0)));
+    assert_eq!((of(&lab, "bad"), of(&lab, "default"), of(&lab, "ssh")), (Some(0.0), Some(4.0), None));
+    assert_eq!(lab.metric(r#"sluice_rule_bytes_total{rule="lan-out"}"#), Some(1100.0));
+    let rules = json(&lab.ctl(&["--json", "show", "rules"]).expect("rules"));
+    assert_eq!((&rules[0]["name"], &rules[0]["packets"]), (&"lan-out".into(), &11.into()));
+    lab.stop();
+}
+
+#[test]
+fn every_metric_of_the_contract_is_there_with_help_and_type() {
+    let lab = Lab::start(2, RULES);
+    let text = lab.scrape();
+    let contract = [
+        ("sluice_packets_total", "counter"),
+        ("sluice_bytes_total", "counter"),
+        ("sluice_dropped_packets_total", "counter"),
+        ("sluice_conntrack_entries", "gauge"),
+        ("sluice_conntrack_limit", "gauge"),
+        ("sluice_conntrack_events_total", "counter"),
+        ("sluice_classified_packets_total", "counter"),
+        ("sluice_rule_packets_total", "counter"),
+        ("sluice_rule_bytes_total", "counter"),
+        ("sluice_nat_leases", "gauge"),
+        ("sluice_nat_failures_total", "counter"),
+        ("sluice_handover_packets_total", "counter"),
+        ("sluice_reloads_total", "counter"),
+        ("sluice_policy_generation", "gauge"),
+        ("sluice_worker_cycles_total", "counter"),
+        ("sluice_burst_seconds", "histogram"),
+        ("sluice_icmp_errors_total", "counter"),
+        ("sluice_signposts", "gauge"),
+        ("sluice_interface_up", "gauge"),
+        ("sluice_build_info", "gauge"),
+        ("sluice_uptime_seconds", "gauge"),
+    ];
+    for (name, kind) in contract {
+        assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        assert!(text.lines().any(|l| l.starts_with(name)), "{name} has no sample");
+    }
+    for reason in DropReason::ALL {
+        let line = format!("sluice_dropped_packets_total{{reason=\"{}\"}} 0\n", reason.label());
+        assert!(text.contains(&line), "{line}");
+    }
+    for line in [
+        "sluice_packets_total{interface=\"lan\",direction=\"rx\"} 0",
+        "sluice_conntrack_entries{worker=\"1\"} 0",
+        "sluice_conntrack_limit 2000",
+        "sluice_classified_packets_total{state=\"new\",direction=\"original\"} 0",
+        "sluice_worker_cycles_total{worker=\"0\",kind=\"busy\"} 0",
+        "sluice_interface_up{interface=\"lan\"} 1",
+        "sluice_interface_up{interface=\"wan\"} 0",
+        "sluice_burst_seconds_bucket{le=\"+Inf\"} 0",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line}");
+    }
+    assert!(text.to_lowercase().contains("content-type: text/plain; version=0.0.4"));
+    assert!(text.lines().filter(|l| l.starts_with("sluice_")).count() > 100);
+    lab.stop();
+}
+
+#[test]
+fn counters_of_all_workers_are_added_up() {
+    let lab = Lab::start(2, RULES);
+    for (i, s) in lab.stats.iter().enumerate() {
+        s.ports[0].rx_packets.add(10 + i as u64); // lan's wire
+        s.ports[1].rx_packets.add(1000); // lan's twin is not the wire
+        s.ports[2].tx_bytes.add(7);
+        s.drop_packet(DropReason::PolicyDefault);
+        s.burst.record(400);
+        s.burst.record(3_000_000_000);
+        s.busy_ns.add(1000);
+    }
+    assert_eq!(lab.metric(r#"sluice_packets_total{interface="lan",direction="rx"}"#), Some(21.0));
+    assert_eq!(lab.metric(r#"sluice_bytes_total{interface="wan",direction="tx"}"#), Some(14.0));
+    assert_eq!(lab.metric(r#"sluice_dropped_packets_total{reason="policy_default"}"#), Some(2.0));
+    assert_eq!(lab.metric(r#"sluice_burst_seconds_bucket{le="0.0000005"}"#), Some(2.0));
+    assert_eq!(lab.metric("sluice_burst_seconds_count"), Some(4.0));
+    assert!(lab.metric(r#"sluice_worker_cycles_total{worker="1",kind="busy"}"#).is_some_and(|c| c >= 100.0));
+    let interfaces = json(&lab.ctl(&["--json", "show", "interfaces"]).expect("interfaces"));
+    assert_eq!((&interfaces[0]["rx_packets"], &interfaces[0]["mac"]), (&21.into(), &"02:00:00:00:00:00".into()));
+    lab.stop();
+}
+
+#[test]
+fn a_long_table_is_listed_in_full() {
+    let lab = Lab::start(2, RULES);
+    for (w, seen) in lab.fake.seen.iter().enumerate() {
+        let base = u16::try_from(20_000 * w).expect("port");
+        seen.lock().conns = (0..10_000).map(|i| tcp_conn(base + i)).collect();
+    }
+    let text = lab.ctl(&["conntrack", "list", "-o", "nf_conntrack"]).expect("list");
+    assert_eq!(text.lines().count(), 20_000);
+    let first = "ipv4     2 tcp      6 431999 ESTABLISHED src=192.0.2.10 dst=203.0.113.5 sport=0 dport=443 \
+                 src=203.0.113.5 dst=198.51.100.2 sport=443 dport=0 [ASSURED] mark=0 zone=0 use=2";
+    assert_eq!(text.lines().next(), Some(first));
+    let ports: std::collections::HashSet<_> = text.lines().collect();
+    assert_eq!(ports.len(), 20_000, "each once");
+    let one = lab.ctl(&["--json", "conntrack", "list", "--sport", "20007"]).expect("list");
+    let one = json(&one);
+    assert_eq!((&one["worker"], &one["original"]["egress"]), (&1.into(), &"wan".into()));
+    assert_eq!(lab.ctl(&["conntrack", "list", "-p", "udp"]).expect("list"), "");
+    lab.stop();
+}
+
+#[test]
+fn connections_are_counted_and_flushed_by_filter() {
+    let lab = Lab::start(2, RULES);
+    let ping = ConnView {
+        original: Tuple {
+            src: "192.0.2.11".parse().expect("address"),
+            dst: "203.0.113.5".parse().expect("address"),
+            proto: 1,
+            sport: 9,
+            dport: 8 << 8,
+        },
+        reply: Tuple {
+            src: "203.0.113.5".parse().expect("address"),
+            dst: "192.0.2.11".parse().expect("address"),
+            proto: 1,
+            sport: 9,
+            dport: 0,
+        },
+        tcp_state: None,
+        replied: false,
+        assured: false,
+        ..tcp_conn(1)
+    };
+    lab.fake.seen[0].lock().conns = (0..1500).map(tcp_conn).collect();
+    lab.fake.seen[1].lock().conns = vec![ping, tcp_conn(9000)];
+    let count = |filter: &[&str]| {
+        let all: Vec<&str> = ["conntrack", "count"].iter().chain(filter).copied().collect();
+        lab.ctl(&all).expect("count").trim().parse::<u64>().expect("number")
+    };
+    assert_eq!(count(&["-p", "tcp"]), 1501);
+    assert_eq!(count(&["-n"]), 1501);
+    assert_eq!(count(&["-u", "UNREPLIED"]), 1);
+    let line = lab.ctl(&["conntrack", "list", "-p", "icmp"]).expect("list");
+    assert!(line.contains("type=8 code=0 id=9 packets=10 bytes=1000 [UNREPLIED] src=203.0.113.5"), "{line}");
+    assert_eq!(lab.ctl(&["conntrack", "delete", "--sport", "9000"]).expect("delete"), "1 connection ended\n");
+    assert!(lab.ctl(&["conntrack", "delete"]).is_err(), "without a filter it would be a flush");
+    assert_eq!(lab.ctl(&["conntrack", "flush"]).expect("flush"), "1501 connections ended\n");
+    assert_eq!(count(&[]), 0);
+    lab.stop();
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_does_no_harm() {
+    let lab = Lab::start(1, RULES);
+    lab.fake.seen[0].lock().conns = (0..60_000).map(tcp_conn).collect();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluicectl"))
+        .args(["--socket", lab.socket().to_str().expect("path"), "conntrack", "list"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sluicectl");
+    let mut first = [0u8; 100];
+    std::io::Read::read_exact(child.stdout.as_mut().expect("pipe"), &mut first).expect("a line");
+    drop(child.stdout.take()); // as `| head -1`
+    let out = child.wait_with_output().expect("sluicectl ends");
+    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).as_ref()), (Some(0), ""));
+    assert_eq!(lab.ctl(&["conntrack", "list", "--sport", "59999"]).expect("list").lines().count(), 1);
+    lab.stop();
+}
+
+#[test]
+fn tables_are_aligned_for_people() {
+    let lab = Lab::start(1, RULES);
+    let rules = lab.ctl(&["show", "rules"]).expect("rules");
+    let expect = "#  HOOK    NAME         PACKETS  BYTES  ACTION       MATCH
+1  filter  established        0      0  accept       state established,related
+2  filter  lan-out            0      0  accept       from lan to wan state new
+3  filter  ssh                0      0  accept, log  from lan to local source mgmt proto tcp dport 22,8000-8080
+-  filter  default            0      0  drop         any
+";
+    assert_eq!(rules, expect);
+    let nat = lab.ctl(&["show", "nat"]).expect("nat");
+    assert_eq!(nat.lines().nth(1), Some("1  out   masquerade  from lan to wan  the egress interface's address"));
+    let sets = lab.ctl(&["show", "sets"]).expect("sets");
+    assert_eq!(sets, "NAME  IPV4 RANGES  IPV6 RANGES\nmgmt            2            0\n");
+    for part in ["interfaces", "routes", "neighbours", "workers"] {
+        assert!(lab.ctl(&["show", part]).expect(part).lines().next().is_some_and(|l| !l.ends_with(' ')), "{part}");
+    }
+    let stats = lab.ctl(&["conntrack", "stats"]).expect("stats");
+    assert!(stats.starts_with("worker=0 entries=0 limit=1000 ") && stats.contains(" early_drop=0 "), "{stats}");
+    lab.stop();
+}
+
+#[test]
+fn what_is_not_built_says_so_with_status_2() {
+    for command in [
+        &["diff", "x.yaml"][..],
+        &["explain", "lan", "tcp", "1.2.3.4"],
+        &["trace", "--count", "5"],
+        &["capture"],
+        &["top"],
+        &["import", "nft", "file"],
+        &["show", "latency"],
+        &["conntrack", "get", "-s", "1.2.3.4"],
+        &["conntrack", "events"],
+        &["reload", "--confirm", "60s"],
+    ] {
+        let out = Command::new(env!("CARGO_BIN_EXE_sluicectl")).args(command).output().expect("sluicectl");
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{command:?}: {error}");
+        assert!(error.ends_with("is not supported yet\n"), "{command:?}: {error}");
+    }
+}
+
+#[test]
+fn nobody_there_is_one_sentence_and_status_1() {
+    let ctl = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_sluicectl"))
+            .args(arguments)
+            .env("SLUICE_SOCKET", "/nonexistent/sluice.sock")
+            .output()
+            .expect("sluicectl")
+    };
+    let out = ctl(&["status"]);
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(
+        error,
+        "sluicectl: cannot reach sluiced at /nonexistent/sluice.sock: No such file or directory (os error 2)\n"
+    );
+    let out = ctl(&["status", "--wait", "0.1"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).starts_with("sluicectl: sluiced was not ready within 0.1 s: cannot reach")
+    );
+}
+
+#[test]
+fn check_needs_no_gateway() {
+    let dir = std::env::temp_dir().join(format!("sluice-check-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("folder");
+    let minimal = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/minimal.yaml");
+    let check =
+        |file: &str| Command::new(env!("CARGO_BIN_EXE_sluicectl")).args(["check", file]).output().expect("sluicectl");
+    let good = check(minimal);
+    assert_eq!(
+        (good.status.code(), String::from_utf8_lossy(&good.stdout)),
+        (Some(0), format!("{minimal}: ok\n").into())
+    );
+    let bad = dir.join("bad.yaml");
+    std::fs::write(&bad, "interfaces: 7\n").expect("file");
+    let refused = check(bad.to_str().expect("path"));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.yaml:1"));
+    std::fs::remove_dir_all(&dir).expect("folder");
+}
+
+#[test]
+fn the_daemon_checks_a_file_too_and_says_its_version() {
+    let minimal = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/minimal.yaml");
+    let sluiced =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_sluiced")).args(arguments).output().expect("sluiced");
+    assert!(sluiced(&["--config", minimal, "--check"]).status.success());
+    let version = sluiced(&["-V"]);
+    assert_eq!(String::from_utf8_lossy(&version.stdout), format!("sluiced {}\n", env!("CARGO_PKG_VERSION")));
+    let missing = sluiced(&["--config", "/nonexistent.yaml"]);
+    assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn a_stuck_worker_is_named_and_two_dumps_take_turns() {
+    let lab = Lab::start(2, RULES);
+    lab.fake.seen[0].lock().conns = (0..3000).map(tcp_conn).collect();
+    std::thread::scope(|s| {
+        let dumps: Vec<_> = (0..4).map(|_| s.spawn(|| lab.ctl(&["conntrack", "list"]).expect("list"))).collect();
+        for d in dumps {
+            assert_eq!(d.join().expect("dump").lines().count(), 3000);
+        }
+    });
+    // A worker whose loop hangs: the fake's lock stands for whatever holds it up.
+    let held = lab.fake.seen[1].lock();
+    lab.write(CHANGED);
+    let error = lab.ctl(&["reload"]).expect_err("worker 1 hangs").to_string();
+    assert_eq!(error, "policy generation 2 was sent, but worker 1 did not answer within 5 s");
+    drop(held);
+    eventually("the worker takes it in the end", || {
+        lab.fake.seen[1].lock().policy.as_ref().is_some_and(|(p, _)| p.spec().generation == 2)
+    });
+    lab.ctl(&["reload"]).expect("all is well again");
+    lab.stop();
+}

@@ -1,0 +1,309 @@
+//! A dataplane without packets, and a gateway around it.
+//!
+//! [`Fake`] starts threads that answer every command as a worker would and keep what they were told; tests hand them
+//! connections to list and events to report. [`Lab`] runs the whole of `sluiced` around it, from the YAML on, but for
+//! DPDK and the kernel.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use control::client::{ClientError, cli};
+use control::daemon::{self, Dataplane, Listeners};
+use control::workers::Attachment;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
+use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
+use dataplane::api::policy::Policy;
+use dataplane::api::stats::{RuleCounters, WorkerStats};
+use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
+use parking_lot::Mutex;
+
+/// What one fake worker was told and is to answer.
+#[derive(Default)]
+pub struct Seen {
+    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+    pub fib: Option<Arc<Fib>>,
+    pub fibs: usize,
+    pub neighbours: Vec<NeighbourUpdate>,
+    pub conns: Vec<ConnView>,
+}
+
+/// The fake's side of the channels.
+pub struct Fake {
+    pub seen: Vec<Arc<Mutex<Seen>>>,
+    messages: Sender<Message>,
+    commands: Vec<Sender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Fake {
+    /// Starts `workers` threads for `interfaces` interfaces.
+    pub fn start(workers: usize, interfaces: usize) -> (Attachment, Self) {
+        let (messages, receiver) = unbounded();
+        let (mut handles, mut seen, mut threads, mut commands) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for worker in 0..workers {
+            // Room for few commands, so that senders meet a full channel.
+            let (sender, inbox) = bounded(2);
+            let stats = Arc::new(WorkerStats::new(interfaces));
+            let mine = Arc::new(Mutex::new(Seen::default()));
+            handles.push(WorkerHandle { cpu: worker + 1, commands: sender.clone(), stats: Arc::clone(&stats) });
+            seen.push(Arc::clone(&mine));
+            commands.push(sender);
+            let out = messages.clone();
+            threads.push(std::thread::spawn(move || work(worker, &inbox, &out, &mine, &stats)));
+        }
+        let port = |i: usize| PortInfo {
+            driver: "net_fake".into(),
+            mac: [2, 0, 0, 0, 0, u8::try_from(i).expect("few interfaces")],
+            rss: true,
+        };
+        let attachment = Attachment {
+            workers: handles,
+            messages: receiver,
+            ports: (0..interfaces).map(port).collect(),
+            hugepages: false,
+            conntrack_limit_per_worker: 1000,
+        };
+        (attachment, Self { seen, messages, commands, threads })
+    }
+
+    /// Reports `event` as worker `worker`.
+    pub fn report(&self, worker: usize, event: Event) {
+        self.messages.send(Message { worker, event }).expect("control listens");
+    }
+
+    /// Ends the threads.
+    pub fn stop(self) {
+        for c in &self.commands {
+            let _ = c.send(Command::Stop);
+        }
+        for t in self.threads {
+            t.join().expect("a fake worker failed");
+        }
+    }
+}
+
+fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &Mutex<Seen>, stats: &WorkerStats) {
+    let say = |event| drop(out.send(Message { worker, event }));
+    while let Ok(command) = inbox.recv() {
+        let mut me = seen.lock();
+        match command {
+            Command::Policy { policy, rules } => {
+                let generation = policy.spec().generation;
+                let old = me.policy.replace((policy, rules));
+                say(Event::PolicyInForce { generation, old });
+            }
+            Command::Fib(fib) => {
+                me.fibs += 1;
+                let old = me.fib.replace(fib).unwrap_or_else(|| Arc::new(Fib::build(FibSpec::default())));
+                say(Event::FibInForce { old });
+            }
+            Command::Neighbour(update) => me.neighbours.push(update),
+            Command::List { cursor, filter, mut into } => {
+                assert!(into.is_empty() && into.capacity() > 0, "a list command brings an empty vector with room");
+                let room = into.capacity();
+                let mut at = usize::try_from(cursor).expect("cursor");
+                let end = me.conns.len().min(at + SCAN_PER_COMMAND as usize);
+                while at < end && into.len() < room {
+                    if matches(&filter, &me.conns[at]) {
+                        into.push(me.conns[at].clone());
+                    }
+                    at += 1;
+                }
+                let next = (at < me.conns.len()).then_some(at as u64);
+                say(Event::Listed { next, conns: into });
+            }
+            Command::Flush { cursor, filter } => {
+                let from = usize::try_from(cursor).expect("cursor");
+                let end = me.conns.len().min(from + SCAN_PER_COMMAND as usize);
+                let before = me.conns.len();
+                let mut i = 0;
+                me.conns.retain(|c| {
+                    i += 1;
+                    !((from..end).contains(&(i - 1)) && matches(&filter, c))
+                });
+                let ended = before - me.conns.len();
+                let next = (end < before).then_some((end - ended) as u64);
+                say(Event::Flushed { next, ended: ended as u64 });
+            }
+            Command::Stop => return,
+        }
+        stats.conntrack_entries.set(me.conns.len() as u64);
+    }
+}
+
+fn matches(f: &ConnFilter, c: &ConnView) -> bool {
+    let t = &c.original;
+    f.family.is_none_or(|v| (v == 4) == t.src.is_ipv4())
+        && f.proto.is_none_or(|p| p == t.proto)
+        && f.source.is_none_or(|n| n.contains(&t.src))
+        && f.destination.is_none_or(|n| n.contains(&t.dst))
+        && f.reply_source.is_none_or(|n| n.contains(&c.reply.src))
+        && f.reply_destination.is_none_or(|n| n.contains(&c.reply.dst))
+        && f.sport.is_none_or(|p| p == t.sport)
+        && f.dport.is_none_or(|p| p == t.dport)
+        && f.tcp_state.is_none_or(|s| c.tcp_state == Some(s))
+        && f.assured.is_none_or(|a| a == c.assured)
+        && f.replied.is_none_or(|r| r == c.replied)
+        && (!f.snat || c.reply.dst != t.src)
+        && (!f.dnat || c.reply.src != t.dst)
+}
+
+/// A masqueraded TCP connection from 192.0.2.10, port `sport`.
+pub fn tcp_conn(sport: u16) -> ConnView {
+    let ip = |s: &str| s.parse::<IpAddr>().expect("address");
+    ConnView {
+        original: Tuple { src: ip("192.0.2.10"), dst: ip("203.0.113.5"), proto: 6, sport, dport: 443 },
+        reply: Tuple { src: ip("203.0.113.5"), dst: ip("198.51.100.2"), proto: 6, sport: 443, dport: sport },
+        tcp_state: Some("ESTABLISHED"),
+        timeout_s: 431_999,
+        replied: true,
+        assured: true,
+        packets: [10, 8],
+        bytes: [1000, 8000],
+        egress: [Some(1), Some(0)],
+    }
+}
+
+/// A running gateway without packets.
+pub struct Lab {
+    pub fake: Fake,
+    pub dir: PathBuf,
+    pub metrics: SocketAddr,
+    pub stats: Vec<Arc<WorkerStats>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), String>>>,
+}
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// Starts a gateway with `rules`, the YAML lines of `policy.rules`.
+    pub fn start(workers: usize, rules: &str) -> Self {
+        Self::start_with(workers, rules, false)
+    }
+
+    /// The same; with `twins`, `lan` and `wan` must be links of this thread's network namespace.
+    pub fn start_with(workers: usize, rules: &str, twins: bool) -> Self {
+        let number = LABS.fetch_add(1, Relaxed);
+        let dir = std::env::temp_dir().join(format!("sluice-lab-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let metrics = free.local_addr().expect("address");
+        drop(free);
+        let (attachment, fake) = Fake::start(workers, 2);
+        let stats = attachment.workers.iter().map(|w| Arc::clone(&w.stats)).collect();
+        let mut lab = Self { fake, dir, metrics, stats, stop: None, thread: None };
+        lab.write(rules);
+        let config = control::config::load(&lab.file()).expect("the lab's configuration is right");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        lab.stop = Some(stop);
+        lab.thread = Some(std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let listeners = Listeners::bind(&config).await.map_err(|e| e.to_string())?;
+                let link = Box::new(|i| Some(Link { up: i == 0, speed_mbps: 10_000 }));
+                let dataplane = Dataplane { attachment, link, dpdk_version: "none".into(), twins };
+                let stop = async { drop(stopped.await) };
+                daemon::run(listeners, config, dataplane, |_| {}, stop).await.map_err(|e| e.to_string())
+            })
+        }));
+        lab.ctl(&["status", "--wait", "10"]).expect("the lab comes up");
+        lab
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("sluice.yaml")
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("sluice.sock")
+    }
+
+    /// Writes the configuration with `rules`.
+    pub fn write(&self, rules: &str) {
+        std::fs::write(self.file(), self.yaml(rules)).expect("the file can be written");
+    }
+
+    /// The configuration with `rules`.
+    pub fn yaml(&self, rules: &str) -> String {
+        format!(
+            r#"dataplane: {{workers: [{workers}], hugepages: off}}
+interfaces:
+  lan: {{device: "net_null0", zone: lan, addresses: [192.0.2.1/24]}}
+  wan: {{device: "net_null1", zone: wan, addresses: [198.51.100.2/30]}}
+routes:
+  - {{to: 0.0.0.0/0, via: 198.51.100.1}}
+sets:
+  mgmt: {{type: prefix, elements: [10.0.0.0/8, 192.0.2.128/25]}}
+nat:
+  - {{name: out, type: masquerade, from: lan, to: wan}}
+policy:
+  default: drop
+  rules:
+{rules}
+metrics: {{listen: "{metrics}"}}
+control: {{socket: {socket}}}
+"#,
+            workers = (1..=self.fake.seen.len()).map(|w| w.to_string()).collect::<Vec<_>>().join(", "),
+            metrics = self.metrics,
+            socket = self.socket().display(),
+        )
+    }
+
+    /// Runs sluicectl in this process and answers what it prints.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String, ClientError> {
+        let socket = self.socket();
+        let all =
+            ["sluicectl", "--socket", socket.to_str().expect("path")].into_iter().chain(arguments.iter().copied());
+        let cli = cli::Cli::try_parse_from(all).map_err(|e| ClientError::Argument(e.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let mut out = Vec::new();
+        runtime.block_on(cli::run(cli, &mut out))?;
+        Ok(String::from_utf8(out).expect("text"))
+    }
+
+    /// What the metrics address answers.
+    pub fn scrape(&self) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.metrics).expect("metrics are served");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("answer");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        text
+    }
+
+    /// The value of one line of the metrics, named with its labels.
+    pub fn metric(&self, line: &str) -> Option<f64> {
+        let text = self.scrape();
+        text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Stops the gateway as a signal would.
+    pub fn stop(mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().expect("started").join().expect("the gateway's thread");
+        assert_eq!(ended, Ok(()));
+        assert!(!self.socket().exists(), "the socket's file is gone");
+        self.fake.stop();
+        std::fs::remove_dir_all(&self.dir).expect("the lab's folder");
+    }
+}
+
+/// Waits until `done` holds, at most 5 s.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come about within 5 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,352 @@
+//! READ FIRST: one lcore's loop.
+//!
+//! [`Worker::step`] is one turn: commands, frames of every port, packets from other workers, timers, transmit. It owns
+//! all it touches; [`crate::path`] decides what becomes of each packet, this file carries it out on the frame's bytes.
+//!
+//! *Life-cycle*: built by `launch` (or a test), moved to its thread, ends after [`Command::Stop`]. *Threads*: one.
+//! *Limits*: per turn a few commands, one burst per port and per other worker, [`EXPIRIES`] looks at timers;
+//! a bounded number of packets waits for neighbours.
+
+mod control;
+mod neighbour;
+mod send;
+mod train;
+
+use arrayvec::ArrayVec;
+use crossbeam_channel::{Receiver, Sender};
+
+use self::neighbour::{HELD, Held};
+use crate::api::command::{Command, Message};
+use crate::api::stats::HandoverCause;
+use crate::defrag::{Defrag, Piece, Train};
+use crate::drop::DropReason;
+use crate::forward::icmp_error::RateLimit;
+use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
+use crate::packet::{L4, Packet};
+use crate::parse::{self, Parsed, Receiver as FrameReceiver};
+use crate::path::{Outcome, Path, Refusal};
+use crate::steer::{self, Parcel, Parcels};
+use crate::time::Nanos;
+
+/// Connections that the timer wheel looks at per turn.
+const EXPIRIES: u32 = 64;
+/// One of so many frames has its RSS hash compared with ours.
+const RSS_SAMPLE: u32 = 256;
+
+/// A packet with all that is known of it.
+#[derive(Debug)]
+struct InFlight<B> {
+    buf: B,
+    packet: Packet,
+    stale: bool,
+}
+
+type Batch<B> = ArrayVec<InFlight<B>, MAX_BURST>;
+
+/// What a worker is made of besides its ports and its path.
+#[derive(Debug)]
+pub struct WorkerSetup<B> {
+    /// Its index, 0-based.
+    pub index: usize,
+    /// Frames per receive, 1..=[`MAX_BURST`].
+    pub burst: usize,
+    /// By interface: whether its wire port spreads frames by our RSS key, so that they come home by themselves.
+    pub rss: Vec<bool>,
+    /// Keys the hash of waiting fragments: random per start.
+    pub seed: ahash::RandomState,
+    /// Rings to the other workers.
+    pub parcels: Parcels<B>,
+    /// From control.
+    pub commands: Receiver<Command>,
+    /// To control.
+    pub messages: Sender<Message>,
+}
+
+/// One lcore's worth of gateway.
+#[derive(Debug)]
+pub struct Worker<I: Io> {
+    io: I,
+    path: Path,
+    index: usize,
+    burst: usize,
+    rss: Vec<bool>,
+    /// Frames taken on trust, by interface: each port's first is compared.
+    samples: Vec<u32>,
+    parcels: Parcels<I::Buf>,
+    commands: Receiver<Command>,
+    messages: Sender<Message>,
+    /// Frames on their way out, by port.
+    tx: Vec<Burst<I::Buf>>,
+    held: ArrayVec<Held<I::Buf>, HELD>,
+    defrag: Defrag<I::Buf>,
+    /// The datagram in hand, as the fragments that it came in; empty between two.
+    train: Train<I::Buf>,
+    icmp_limit: RateLimit,
+    stopping: bool,
+    last: Nanos,
+    last_busy: bool,
+}
+
+impl<I: Io> Worker<I> {
+    /// A worker ready to run.
+    pub fn new(setup: WorkerSetup<I::Buf>, path: Path, io: I, now: Nanos) -> Self {
+        let ports = path.interfaces.len() * 2;
+        Self {
+            io,
+            path,
+            index: setup.index,
+            burst: setup.burst.clamp(1, MAX_BURST),
+            samples: vec![0; setup.rss.len()],
+            rss: setup.rss,
+            parcels: setup.parcels,
+            commands: setup.commands,
+            messages: setup.messages,
+            tx: (0..ports).map(|_| Burst::new()).collect(),
+            held: ArrayVec::new(),
+            defrag: Defrag::new(setup.seed),
+            train: Train::new(),
+            icmp_limit: RateLimit::new(now),
+            stopping: false,
+            last: now,
+            last_busy: false,
+        }
+    }
+
+    /// One turn at time `now`. Says whether it moved any packet.
+    pub fn step(&mut self, now: Nanos) -> bool {
+        self.account(now);
+        self.take_commands(now);
+        let mut busy = false;
+        for port in 0..self.tx.len() {
+            busy |= self.receive(port, now);
+        }
+        busy |= self.receive_parcels(now);
+        self.path.tick(EXPIRIES, now);
+        self.give_up_held(now);
+        self.expire_fragments(now);
+        self.flush();
+        self.report();
+        self.last_busy = busy;
+        busy
+    }
+
+    /// Whether [`Command::Stop`] has come.
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// The stages' state, for tests and inspection.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ports.
+    pub fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Charges the time since the last turn to what that turn did.
+    fn account(&mut self, now: Nanos) {
+        let elapsed = now.since(self.last).0;
+        self.last = now;
+        let stats = &self.path.stats;
+        if self.last_busy {
+            stats.busy_ns.add(elapsed);
+            stats.burst.record(elapsed);
+        } else {
+            stats.idle_ns.add(elapsed);
+        }
+    }
+
+    // ---- Receive ----------------------------------------------------------------------------------------------------
+
+    /// A burst of one port.
+    fn receive(&mut self, port: usize, now: Nanos) -> bool {
+        // Invariant: there are at most 2 * 32,767 ports.
+        let port = PortIdx(u16::try_from(port).unwrap_or(0));
+        let mut frames: Burst<I::Buf> = Burst::new();
+        self.io.rx_burst(port, self.burst, &mut frames);
+        // After the poll and before any lookup: see `Path::read_notes`.
+        self.path.read_notes(now);
+        if frames.is_empty() {
+            return false;
+        }
+        let counters = self.path.stats.port(port);
+        counters.rx_packets.add(frames.len() as u64);
+        counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
+        let interface = &self.path.interfaces[usize::from(port.interface())];
+        let receiver = FrameReceiver {
+            port,
+            mac: interface.mac,
+            vlan: interface.vlan,
+            verify: self.path.policy.spec().conntrack.checksum,
+        };
+        let mut batch = Batch::new();
+        for buf in frames {
+            if let Some(packet) = self.parse(buf, &receiver, now) {
+                batch.push(packet);
+            }
+        }
+        self.process(batch, false, now);
+        true
+    }
+
+    /// Parses a frame and sends on what is not to be judged here or now: ARP, fragments, other workers' packets.
+    fn parse(&mut self, buf: I::Buf, receiver: &FrameReceiver, now: Nanos) -> Option<InFlight<I::Buf>> {
+        let mut buf = if buf.is_chained() {
+            match self.io.linearise(buf) {
+                Ok(b) => b,
+                Err(_) => {
+                    self.path.stats.drop_packet(DropReason::ChainedTooLong);
+                    return None;
+                }
+            }
+        } else {
+            buf
+        };
+        let packet = match parse::frame(buf.bytes(), receiver, buf.rx_checksum()) {
+            Ok(Parsed::Ip(packet)) => packet,
+            Ok(Parsed::Arp { l2_len }) => {
+                let port = receiver.port;
+                let other = PortIdx(port.0 ^ 1); // wire and twin
+                self.send_link(buf, l2_len, other, None);
+                return None;
+            }
+            Err(reason) => {
+                self.path.stats.drop_packet(reason);
+                return None;
+            }
+        };
+        // Ethernet pads short frames; what is forwarded is the packet.
+        if buf.bytes().len() > usize::from(packet.end) && !buf.resize(usize::from(packet.end)) {
+            self.path.stats.drop_packet(DropReason::NoBuffer);
+            return None;
+        }
+        let inflight = InFlight { buf, packet, stale: false };
+        let home = if self.path.steer.is_alone() || self.comes_home(&inflight) {
+            self.path.steer.me()
+        } else {
+            self.path.home(&inflight.packet)
+        };
+        let cause = match inflight.packet.kind {
+            L4::Fragment => HandoverCause::Fragment,
+            L4::IcmpError(_) => HandoverCause::IcmpError,
+            _ => HandoverCause::Steer,
+        };
+        if home != self.path.steer.me() {
+            self.hand_over(inflight, home, cause, false);
+        } else if inflight.packet.kind == L4::Fragment {
+            self.fragment(inflight.buf, inflight.packet, now);
+        } else {
+            return Some(inflight);
+        }
+        None
+    }
+
+    /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash; a port that
+    /// disagrees is steered in software from then on.
+    fn comes_home(&mut self, f: &InFlight<I::Buf>) -> bool {
+        let p = &f.packet;
+        let interface = usize::from(p.in_port.interface());
+        if p.in_port.is_twin() || !self.rss.get(interface).is_some_and(|&r| r) {
+            return false;
+        }
+        if matches!(p.kind, L4::IcmpError(_)) {
+            return false; // hashed by its own addresses, belongs to the quoted packet's home
+        }
+        if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
+            return true;
+        }
+        let sample = self.samples[interface];
+        self.samples[interface] = sample.wrapping_add(1);
+        if sample.is_multiple_of(RSS_SAMPLE) {
+            let agrees = f.buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
+            if !agrees {
+                self.rss[interface] = false;
+                self.path.stats.rss_mismatches.add(1);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Packets that other workers handed over.
+    fn receive_parcels(&mut self, now: Nanos) -> bool {
+        let mut busy = false;
+        for from in 0..self.parcels.workers() {
+            let mut batch = Batch::new();
+            while batch.len() < self.burst {
+                let Some(Parcel { buf, packet, stale, follow }) = self.parcels.receive(from) else { break };
+                if packet.kind == L4::Fragment {
+                    busy = true;
+                    self.fragment(buf, packet, now); // its addresses' home puts it together
+                    continue;
+                }
+                if follow > 0 {
+                    // What came before it goes first.
+                    self.path.read_notes(now);
+                    self.process(std::mem::take(&mut batch), true, now);
+                    self.receive_train(from, buf, packet, follow);
+                    self.judge_train(packet, stale, true, now);
+                    busy = true;
+                    continue;
+                }
+                batch.push(InFlight { buf, packet, stale });
+            }
+            if !batch.is_empty() {
+                busy = true;
+                self.path.read_notes(now);
+                self.process(batch, true, now);
+            }
+        }
+        busy
+    }
+
+    /// Takes the fragments that follow a datagram's first one out of the ring; they were put there together.
+    fn receive_train(&mut self, from: usize, buf: I::Buf, packet: Packet, follow: u8) {
+        self.train.push(Piece { size: buf.bytes().len(), buf, packet });
+        for _ in 0..follow {
+            if let Some(Parcel { buf, packet, .. }) = self.parcels.receive(from) {
+                self.train.push(Piece { size: buf.bytes().len(), buf, packet });
+            }
+        }
+    }
+
+    fn hand_over(&mut self, f: InFlight<I::Buf>, to: u16, cause: HandoverCause, stale: bool) {
+        let parcel = Parcel { buf: f.buf, packet: f.packet, stale, follow: 0 };
+        match self.parcels.send(to, parcel) {
+            Ok(()) => self.path.stats.handover(cause),
+            Err(_) => self.path.stats.drop_packet(DropReason::HandoverFull),
+        }
+    }
+
+    // ---- Judge and carry out ----------------------------------------------------------------------------------------
+
+    /// A batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
+    /// `handed`: another worker has sent them here.
+    fn process(&mut self, batch: Batch<I::Buf>, handed: bool, now: Nanos) {
+        let mut hashes: ArrayVec<u64, MAX_BURST> = ArrayVec::new();
+        for f in &batch {
+            hashes.push(self.path.conntrack.prefetch_bucket(&f.packet.tuple));
+        }
+        for (f, &hash) in batch.iter().zip(&hashes) {
+            self.path.conntrack.prefetch_entry(f.packet.tuple.is_ipv4(), hash);
+        }
+        for mut f in batch {
+            match self.path.judge(&mut f.packet, f.stale, now) {
+                Outcome::Forward(plan) => self.forward(f, &plan, now),
+                Outcome::Drop(Refusal { reason, error }) => {
+                    self.path.stats.drop_packet(reason);
+                    if let Some(error) = error {
+                        self.answer(f.buf.bytes(), &f.packet, error, now);
+                    }
+                }
+                // Its port brought it to the wrong worker: no signpost has led it astray yet.
+                Outcome::Handover(to, HandoverCause::Stale) if !handed => {
+                    self.hand_over(f, to, HandoverCause::Steer, false);
+                }
+                Outcome::Handover(to, cause) => self.hand_over(f, to, cause, cause == HandoverCause::Stale),
+            }
+        }
+    }
+}

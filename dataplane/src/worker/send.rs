@@ -1,0 +1,146 @@
+//! Carrying out a plan on a frame's bytes: translation, TTL, link header, fragments, transmit queue.
+
+use super::neighbour::{HELD_FOR, Held};
+use super::{InFlight, Worker};
+use crate::conntrack::tuple::Tuple;
+use crate::drop::DropReason;
+use crate::forward::fragment;
+use crate::forward::icmp_error::IcmpError;
+use crate::io::{Buf, Burst, Io, PortIdx};
+use crate::nat::rewrite;
+use crate::parse::ether;
+use crate::path::{L2, Plan, Rewrite};
+use crate::time::Nanos;
+
+impl<I: Io> Worker<I> {
+    /// Rewrites a packet and sends it.
+    pub(super) fn forward(&mut self, f: InFlight<I::Buf>, plan: &Plan, now: Nanos) {
+        let InFlight { mut buf, packet, .. } = f;
+        // The error to send should the next hop not answer quotes the packet as it came: it must be built now.
+        let error = match plan.l2 {
+            L2::Resolve(_) => self.make_error(buf.bytes(), &packet, IcmpError::HostUnreachable),
+            _ => None,
+        };
+        match &plan.rewrite {
+            Rewrite::None => {}
+            Rewrite::Tuple(to) => rewrite::translate(buf.bytes_mut(), &packet, to),
+            Rewrite::Error(quoted, to) => rewrite::translate_error(buf.bytes_mut(), &packet, quoted, to),
+        }
+        let error = error.map(|e| (e, packet.in_port));
+        self.dispatch(buf, usize::from(packet.l3), plan, error, now);
+    }
+
+    /// Rewrites a later fragment of a datagram with tuple `whole` and sends it.
+    pub(super) fn forward_later(&mut self, mut buf: I::Buf, l3: usize, whole: &Tuple, plan: &Plan, now: Nanos) {
+        let to = match &plan.rewrite {
+            Rewrite::None => None,
+            Rewrite::Tuple(to) => Some((to.src, to.dst)),
+            Rewrite::Error(_, to) => Some((to.src, to.dst)),
+        };
+        if let Some((src, dst)) = to {
+            rewrite::translate_addresses(buf.bytes_mut(), l3, whole, src, dst);
+        }
+        self.dispatch(buf, l3, plan, None, now);
+    }
+
+    /// Sends a translated packet as the plan says. `error` goes back should the next hop not answer.
+    fn dispatch(&mut self, mut buf: I::Buf, l3: usize, plan: &Plan, error: Option<(I::Buf, PortIdx)>, now: Nanos) {
+        if plan.hop {
+            rewrite::decrement_ttl(buf.bytes_mut(), l3);
+        }
+        match plan.l2 {
+            L2::Keep => self.send_link(buf, l3, plan.egress, None),
+            L2::To(mac) if plan.fragment => self.send_fragments(buf, l3, plan.egress, mac),
+            L2::To(mac) => self.send_link(buf, l3, plan.egress, Some(mac)),
+            L2::Resolve(address) => {
+                self.hold(Held { buf, l3, egress: plan.egress, address, until: now + HELD_FOR, error });
+            }
+        }
+    }
+
+    /// Gives a frame the link header of `egress` and queues it. `to`: its new destination; `None` leaves both MAC
+    /// addresses as they are.
+    pub(super) fn send_link(&mut self, mut buf: I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) {
+        let interface = &self.path.interfaces[usize::from(egress.interface())];
+        let vlan = if egress.is_twin() { None } else { interface.vlan };
+        let b = buf.bytes();
+        let mut macs = [0; 12];
+        macs.copy_from_slice(&b[..12]);
+        let ethertype = [b[l3 - 2], b[l3 - 1]];
+        if let Some(to) = to {
+            macs[..6].copy_from_slice(&to);
+            macs[6..].copy_from_slice(&interface.mac);
+        }
+        let want = ether::HEADER + if vlan.is_some() { ether::TAG } else { 0 };
+        let fits = if want > l3 { buf.grow_front(want - l3) } else { buf.shrink_front(l3 - want) };
+        if !fits {
+            self.path.stats.drop_packet(DropReason::NoBuffer);
+            return;
+        }
+        let b = buf.bytes_mut();
+        b[..12].copy_from_slice(&macs);
+        if let Some(id) = vlan {
+            b[12..14].copy_from_slice(&ether::VLAN.to_be_bytes());
+            b[14..16].copy_from_slice(&id.to_be_bytes());
+        }
+        b[want - 2..want].copy_from_slice(&ethertype);
+        self.queue(buf, egress);
+    }
+
+    /// Cuts an IPv4 packet to the egress MTU and sends the fragments.
+    pub(super) fn send_fragments(&mut self, buf: I::Buf, l3: usize, egress: PortIdx, mac: [u8; 6]) {
+        let mtu = usize::from(self.path.interfaces[usize::from(egress.interface())].mtu);
+        let packet = &buf.bytes()[l3..];
+        let header = usize::from(packet[0] & 0x0f) * 4;
+        for n in 0..fragment::MAX_FRAGMENTS {
+            let packet = &buf.bytes()[l3..];
+            let Some(cut) = fragment::piece(header, packet.len(), mtu, n) else { return };
+            let Some(mut out) = self.io.alloc() else {
+                self.path.stats.drop_packet(DropReason::NoBuffer);
+                return;
+            };
+            let len = l3 + header + (cut.1 - cut.0);
+            if !out.resize(len) {
+                self.path.stats.drop_packet(DropReason::NoBuffer);
+                return;
+            }
+            out.bytes_mut()[..l3].copy_from_slice(&buf.bytes()[..l3]);
+            if fragment::write(&mut out.bytes_mut()[l3..], packet, cut).is_some() {
+                self.send_link(out, l3, egress, Some(mac));
+            }
+        }
+    }
+
+    pub(super) fn queue(&mut self, buf: I::Buf, port: PortIdx) {
+        let i = usize::from(port.0);
+        if self.tx[i].is_full() {
+            self.flush_port(i);
+        }
+        self.tx[i].push(buf);
+    }
+
+    pub(super) fn flush(&mut self) {
+        for i in 0..self.tx.len() {
+            if !self.tx[i].is_empty() {
+                self.flush_port(i);
+            }
+        }
+    }
+
+    /// Transmits what is queued for a port; what the device refuses is dropped, so the queue is empty afterwards.
+    fn flush_port(&mut self, i: usize) {
+        let port = PortIdx(u16::try_from(i).unwrap_or(0));
+        let burst = &mut self.tx[i];
+        let size = |b: &Burst<I::Buf>| b.iter().map(|f| f.bytes().len() as u64).sum::<u64>();
+        let (frames, bytes) = (burst.len(), size(burst));
+        self.io.tx_burst(port, burst);
+        let refused = burst.len();
+        let counters = self.path.stats.port(port);
+        counters.tx_packets.add((frames - refused) as u64);
+        counters.tx_bytes.add(bytes - size(burst));
+        for _ in 0..refused {
+            self.path.stats.drop_packet(DropReason::TxFull);
+        }
+        burst.clear();
+    }
+}

@@ -1,0 +1,159 @@
+//! Datagrams that came in fragments: put together, judged once, sent on as the fragments that came.
+//!
+//! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
+
+use super::{InFlight, Worker};
+use crate::api::stats::HandoverCause;
+use crate::conntrack::signpost::WorkerId;
+use crate::defrag::{Arrived, Piece, Train};
+use crate::drop::DropReason;
+use crate::forward::icmp_error::IcmpError;
+use crate::io::{Buf, Io};
+use crate::packet::{L4, Packet};
+use crate::parse::{checksum, l4};
+use crate::path::{Outcome, Refusal};
+use crate::steer::Parcel;
+use crate::time::Nanos;
+
+impl<I: Io> Worker<I> {
+    /// A fragment came.
+    pub(super) fn fragment(&mut self, buf: I::Buf, packet: Packet, now: Nanos) {
+        let size = buf.bytes().len();
+        match self.defrag.insert(Piece { buf, packet, size }, now, &mut self.train) {
+            Arrived::Waits => {}
+            Arrived::Lost(reason) => self.lose_train(reason),
+            Arrived::Whole => self.whole(now),
+        }
+    }
+
+    /// Gives up a datagram whose time is over.
+    pub(super) fn expire_fragments(&mut self, now: Nanos) {
+        if !self.defrag.expire(now, &mut self.train) {
+            return;
+        }
+        // IPv6 tells the sender, where the first fragment is there (RFC 8200 section 4.5); IPv4 need not, and Linux does
+        // not as a router.
+        let first = self.train.first().filter(|p| p.packet.fragment.is_some_and(|f| f.offset == 0));
+        if first.is_some_and(|p| !p.packet.tuple.is_ipv4()) {
+            let train = std::mem::take(&mut self.train);
+            self.answer(train[0].buf.bytes(), &train[0].packet, IcmpError::ReassemblyTime, now);
+            self.train = train;
+        }
+        self.lose_train(DropReason::FragmentTimeout);
+    }
+
+    /// The datagram in the train is whole: to its home with it, or judge it here.
+    fn whole(&mut self, now: Nanos) {
+        let verify = self.path.policy.spec().conntrack.checksum;
+        let packet = match whole_packet(&self.train, verify) {
+            Ok(packet) => packet,
+            Err(reason) => return self.lose_train(reason),
+        };
+        let home = self.path.home(&packet);
+        if self.path.steer.is_alone() || home == self.path.steer.me() {
+            self.judge_train(packet, false, false, now);
+        } else {
+            self.hand_over_train(packet, home, HandoverCause::Fragment, false);
+        }
+    }
+
+    /// Judges the datagram in the train, `packet` being the whole, and carries it out on each fragment.
+    pub(super) fn judge_train(&mut self, mut packet: Packet, stale: bool, handed: bool, now: Nanos) {
+        match self.path.judge(&mut packet, stale, now) {
+            Outcome::Forward(plan) => {
+                let mut train = std::mem::take(&mut self.train);
+                for (n, piece) in train.drain(..).enumerate() {
+                    if n == 0 {
+                        let head = Packet { end: piece.packet.end, ..packet };
+                        self.forward(InFlight { buf: piece.buf, packet: head, stale: false }, &plan, now);
+                    } else {
+                        let l3 = usize::from(piece.packet.l3);
+                        self.forward_later(piece.buf, l3, &packet.tuple, &plan, now);
+                    }
+                }
+                self.train = train;
+            }
+            Outcome::Drop(Refusal { reason, error }) => {
+                if let Some(error) = error {
+                    let train = std::mem::take(&mut self.train);
+                    if let Some(first) = train.first() {
+                        let head = Packet { end: first.packet.end, ..packet };
+                        self.answer(first.buf.bytes(), &head, error, now);
+                    }
+                    self.train = train;
+                }
+                self.lose_train(reason);
+            }
+            Outcome::Handover(to, HandoverCause::Stale) if !handed => {
+                self.hand_over_train(packet, to, HandoverCause::Fragment, false);
+            }
+            Outcome::Handover(to, cause) => self.hand_over_train(packet, to, cause, cause == HandoverCause::Stale),
+        }
+    }
+
+    /// Hands all fragments of the train over, or none.
+    fn hand_over_train(&mut self, packet: Packet, to: WorkerId, cause: HandoverCause, stale: bool) {
+        let count = self.train.len();
+        // Invariant: a train has at most TRAIN + 1 pieces.
+        let follow = u8::try_from(count.saturating_sub(1)).unwrap_or(0);
+        let parcels = self.train.drain(..).enumerate().map(|(n, piece)| Parcel {
+            buf: piece.buf,
+            packet: if n == 0 { packet } else { piece.packet },
+            stale,
+            follow: if n == 0 { follow } else { 0 },
+        });
+        if self.parcels.send_all(to, parcels) {
+            for _ in 0..count {
+                self.path.stats.handover(cause);
+            }
+        } else {
+            for _ in 0..count {
+                self.path.stats.drop_packet(DropReason::HandoverFull);
+            }
+        }
+    }
+
+    /// Drops what is in the train.
+    pub(super) fn lose_train(&mut self, reason: DropReason) {
+        for _ in self.train.drain(..) {
+            self.path.stats.drop_packet(reason);
+        }
+    }
+}
+
+/// What the fragments of a whole datagram are together.
+fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropReason> {
+    let payload = |p: &Piece<B>| usize::from(p.packet.l4)..usize::from(p.packet.end);
+    let (first, later) = train.split_first().ok_or(DropReason::FragmentInvalid)?;
+    let mut rest = 0;
+    let mut total = payload(first).len();
+    let mut wire_len = first.packet.ip_len;
+    for piece in later {
+        let range = payload(piece);
+        total += range.len();
+        wire_len = wire_len.max(piece.packet.ip_len);
+        rest = checksum::add(rest, &piece.buf.bytes()[range]);
+    }
+    let tuple = first.packet.tuple;
+    let (kind, sport, dport) = l4::parse(&l4::Payload {
+        head: &first.buf.bytes()[payload(first)],
+        total,
+        rest,
+        src: tuple.src,
+        dst: tuple.dst,
+        proto: tuple.proto,
+        verify,
+    });
+    if kind == L4::Invalid(DropReason::InvalidLength) {
+        // The header does not end within the first fragment, or contradicts the datagram.
+        return Err(DropReason::FragmentInvalid);
+    }
+    let mut packet = first.packet;
+    packet.kind = kind;
+    (packet.tuple.sport, packet.tuple.dport) = (sport, dport);
+    packet.fragment = None;
+    // Invariant: `Defrag` refuses payloads beyond 65,535 bytes.
+    packet.ip_len = u32::from(packet.l4 - packet.l3) + u32::try_from(total).unwrap_or(0);
+    packet.wire_len = wire_len;
+    Ok(packet)
+}

@@ -1,0 +1,227 @@
+//! Stories of datagrams that come in fragments: judged once, as a whole, and sent on as the fragments that came.
+//! The topology is drawn in `common/lab.rs`.
+
+#![allow(clippy::cast_possible_truncation)]
+
+mod common;
+
+use common::lab::*;
+use common::pkt::*;
+use dataplane::api::DropReason;
+use dataplane::api::policy::PolicySpec;
+use dataplane::defrag;
+use dataplane::io::PortIdx;
+use dataplane::parse::be16_at;
+use dataplane::time::Nanos;
+
+/// All frames that left by `port`, put together to the IPv4 datagram they are fragments of; and how many they were.
+#[track_caller]
+fn whole(lab: &mut Lab, port: PortIdx) -> (Seen, usize) {
+    let frames = lab.sent(port);
+    assert!(!frames.is_empty(), "nothing left; drops: {:?}", lab.drops());
+    let mut payload = Vec::new();
+    for f in &frames {
+        let at = usize::from(be16_at(f, 20) & 0x1fff) * 8;
+        payload.resize(payload.len().max(at + f.len() - 34), 0);
+        payload[at..at + f.len() - 34].copy_from_slice(&f[34..]);
+    }
+    let mut frame = frames[0][..34].to_vec();
+    frame[16..18].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
+    frame[20..22].fill(0);
+    frame[24..26].fill(0);
+    let sum = !dataplane::parse::checksum::sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame.extend(payload);
+    (Seen::read(&frame), frames.len())
+}
+
+/// Sends the fragments in the order that `order` gives.
+fn send_all(lab: &mut Lab, port: PortIdx, pieces: &[Pkt], order: impl IntoIterator<Item = usize>) {
+    for n in order {
+        let mut p = pieces[n].clone();
+        p.dst_mac = if port.interface() == 0 { LAN_MAC } else { WAN_MAC };
+        lab.arrive(port, &p.frame());
+        lab.run();
+    }
+}
+
+fn masqueraded() -> PolicySpec {
+    let mut spec = usual();
+    spec.nat = vec![masquerade()];
+    spec
+}
+
+#[test]
+fn a_large_datagram_is_translated_there_and_back() {
+    let big: Vec<u8> = (0..5000).map(|n| n as u8).collect();
+    everywhere(masqueraded(), |lab| {
+        let question = udp("10.0.0.2", 4000, "203.0.113.5", 2049, &big).fragments(1480);
+        send_all(lab, LAN, &question, [2, 0, 3, 1]);
+        let (out, frames) = whole(lab, WAN);
+        assert_eq!((frames, &out.payload), (4, &big));
+        assert_eq!((out.src, out.dport, out.ttl), (ip("198.51.100.1"), 2049, 63));
+        lab.moved(&["class new original +1", "event new +1"]);
+
+        let answer = udp("203.0.113.5", 2049, "198.51.100.1", out.sport, &big).fragments(1472);
+        send_all(lab, WAN, &answer, 0..4);
+        let (back, frames) = whole(lab, LAN);
+        assert_eq!((frames, back.flow()), (4, "203.0.113.5:2049 > 10.0.0.2:4000".into()));
+        assert_eq!(back.payload, big);
+        lab.moved(&["class established reply +1", "event replied +1"]);
+        assert_eq!(lab.entries(), 1);
+    });
+}
+
+#[test]
+fn a_large_ping_reaches_a_forwarded_port_and_the_gateway_itself() {
+    let mut spec = usual();
+    spec.rules.push(rule(
+        "to-me",
+        from_to(LAN_ZONE, dataplane::api::policy::ZoneId::LOCAL),
+        dataplane::api::policy::Action::Accept,
+    ));
+    dnat(&mut spec, 8080, "10.0.0.9", Some(80));
+    everywhere(spec, |lab| {
+        let ping = icmp("10.0.0.2", "10.0.0.1", 8, 0, [0, 7, 0, 1], &[0xa5; 8000]).fragments(1480);
+        send_all(lab, LAN, &ping, (0..ping.len()).rev());
+        let (seen, frames) = whole(lab, LAN_TWIN);
+        assert_eq!((frames, seen.ttl, seen.payload.len()), (ping.len(), 64, 8000));
+
+        let pieces = udp("203.0.113.5", 5000, "198.51.100.1", 8080, &[1; 3000]).fragments(1480);
+        send_all(lab, WAN, &pieces, [0, 2, 1]);
+        assert_eq!(whole(lab, LAN).0.flow(), "203.0.113.5:5000 > 10.0.0.9:80");
+    });
+}
+
+#[test]
+fn a_fragment_larger_than_the_next_link_is_cut_again() {
+    everywhere_with(&Setup { wan_mtu: 1280, ..Setup::default() }, usual(), |lab| {
+        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        send_all(lab, LAN, &pieces, [1, 0]);
+        let (seen, frames) = whole(lab, WAN);
+        assert_eq!((frames, seen.payload), (3, vec![7; 2500]));
+        let stubborn: Vec<Pkt> = pieces.into_iter().map(Pkt::df).collect();
+        send_all(lab, LAN, &stubborn, [1, 0]);
+        let (_, error) = lab.collect().remove(0);
+        assert_eq!((error.dport, error.quoted().sport), (3 << 8 | 4, 4000));
+    });
+}
+
+#[test]
+fn the_policy_sees_the_ports_of_every_fragment() {
+    let mut spec = usual();
+    spec.rules.insert(
+        0,
+        rule(
+            "no-dns",
+            dataplane::api::policy::Match { dport: vec![53..=53], proto: vec![17], ..Default::default() },
+            dataplane::api::policy::Action::Drop,
+        ),
+    );
+    everywhere(spec, |lab| {
+        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        send_all(lab, LAN, &pieces, [1, 0]);
+        assert!(lab.collect().is_empty());
+        lab.moved(&["class new original +1", "drop policy_rule +2"]);
+    });
+}
+
+#[test]
+fn a_wrong_checksum_over_all_fragments_is_invalid() {
+    everywhere(usual(), |lab| {
+        let mut pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        pieces[1].l4[100] ^= 1;
+        send_all(lab, LAN, &pieces, [0, 1]);
+        lab.moved(&["class invalid original +1", "drop invalid_checksum +2"]);
+    });
+}
+
+#[test]
+fn duplicates_are_passed_over_and_overlaps_lose_the_datagram() {
+    everywhere(usual(), |lab| {
+        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        send_all(lab, LAN, &pieces, [0, 0, 1]);
+        assert_eq!(whole(lab, WAN).1, 2);
+        lab.moved(&["class new original +1", "drop fragment_duplicate +1", "event new +1"]);
+        let mut shifted = pieces[1].clone();
+        shifted.fragment = Some((1472, false));
+        send_all(lab, LAN, &[pieces[0].clone(), shifted], [0, 1]);
+        lab.moved(&["drop fragment_invalid +2"]);
+    });
+}
+
+#[test]
+fn a_datagram_that_never_ends_is_given_up() {
+    everywhere(usual(), |lab| {
+        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        send_all(lab, LAN, &pieces, [0]);
+        lab.wait(Nanos::from_secs(29));
+        lab.moved(&[]);
+        lab.wait(Nanos::from_secs(32));
+        lab.moved(&["drop fragment_timeout +1"]);
+        assert!(lab.collect().is_empty(), "IPv4 is not told");
+    });
+}
+
+#[test]
+fn a_flood_of_first_fragments_stays_within_its_bound() {
+    everywhere(usual(), |lab| {
+        for n in 0..1000u16 {
+            let mut p = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 1472]);
+            (p.id, p.fragment) = (n, Some((0, true)));
+            send_all(lab, LAN, &[p], [0]);
+        }
+        assert_eq!(lab.pool.live(), defrag::QUEUES);
+        assert_eq!(lab.drop_count(DropReason::FragmentLimit), 1000 - defrag::QUEUES as u64);
+        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
+        let pieces: Vec<Pkt> = pieces.into_iter().map(|p| Pkt { id: 5000, ..p }).collect();
+        send_all(lab, LAN, &pieces, [0, 1]);
+        assert_eq!(whole(lab, WAN).1, 2);
+        lab.wait(Nanos::from_secs(100));
+    });
+}
+
+/// An IPv6 packet as fragments with `step` bytes each.
+fn fragments_v6(p: &Pkt, id: u32, step: usize) -> Vec<Pkt> {
+    let count = p.l4.len().div_ceil(step);
+    (0..count)
+        .map(|n| {
+            let mut f = p.clone();
+            let field = (n * step) as u16 | u16::from(n + 1 < count);
+            f.proto = 44;
+            f.l4 = vec![p.proto, 0];
+            f.l4.extend(field.to_be_bytes());
+            f.l4.extend(id.to_be_bytes());
+            f.l4.extend(&p.l4[n * step..p.l4.len().min((n + 1) * step)]);
+            f
+        })
+        .collect()
+}
+
+#[test]
+fn ipv6_fragments_pass_whole_or_not_at_all() {
+    everywhere(usual(), |lab| {
+        let pieces = fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 77, 1232);
+        send_all(lab, LAN, &pieces, [3, 1, 0, 2]);
+        let frames = lab.sent(WAN);
+        assert_eq!(frames.len(), 4);
+        for (n, f) in frames.iter().enumerate() {
+            assert_eq!((f[20], f[21]), (44, 63), "fragment header and hop limit");
+            assert_eq!(usize::from(be16_at(f, 56) & 0xfff8), n * 1232);
+        }
+        lab.moved(&["class new original +1", "event new +1"]);
+        // Any overlap loses it, a plain duplicate too (RFC 5722).
+        send_all(lab, LAN, &fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 78, 1232), [0, 0]);
+        lab.moved(&["drop fragment_invalid +2"]);
+        // One that stays alone: its sender is told.
+        send_all(lab, LAN, &pieces, [0]);
+        lab.wait(Nanos::from_secs(100));
+        lab.moved(&["drop fragment_timeout +1", "event expired +1", "icmp time_exceeded +1"]);
+        let (port, error) = lab.collect().remove(0);
+        assert_eq!((port, error.dport), (LAN, 3 << 8 | 1));
+    });
+}
+
+fn ping_with(src: &str, dst: &str, payload: &[u8]) -> Pkt {
+    icmp(src, dst, 128, 0, [0, 9, 0, 1], payload)
+}
