@@ -251,8 +251,12 @@ impl<I: Io> Worker<I> {
         if p.in_port.is_twin() || !self.rss.get(interface).is_some_and(|&r| r) {
             return false;
         }
-        if matches!(p.kind, L4::IcmpError(_)) {
-            return false; // hashed by its own addresses, belongs to the quoted packet's home
+        match p.kind {
+            // Hashed by its own addresses, belongs to the quoted packet's home.
+            L4::IcmpError(_) => return false,
+            // All of a datagram must meet, and not every device leaves the ports of a first fragment out of its hash.
+            L4::Fragment => return false,
+            _ => {}
         }
         if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
             return true;
@@ -279,6 +283,7 @@ impl<I: Io> Worker<I> {
                 let Some(Parcel { buf, packet, stale, follow }) = self.parcels.receive(from) else { break };
                 if packet.kind == L4::Fragment {
                     busy = true;
+                    self.path.read_notes(now); // it may be the last of its datagram
                     self.fragment(buf, packet, now); // its addresses' home puts it together
                     continue;
                 }
