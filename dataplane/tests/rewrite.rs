@@ -1,6 +1,8 @@
 //! Properties of the header rewriter: translated, a packet has the tuple that was asked for and right checksums;
 //! translated back, it is what it was. For every protocol, both IP versions, errors with what they quote.
 
+#![allow(clippy::cast_possible_truncation)]
+
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -98,6 +98,28 @@ fn promised(p: &Packet, bytes: &[u8]) {
     }
 }
 
+/// [`parses`] for the bytes as they are and behind a right IPv4 header checksum: chance does not find one.
+pub fn parses_repaired(bytes: &[u8]) {
+    parses(bytes);
+    let mut b = bytes.to_vec();
+    for l3 in [14, 18] {
+        repair(&mut b, l3);
+    }
+    parses(&b);
+}
+
+/// Puts the checksum of an IPv4 header at `l3` right, where there is one.
+fn repair(b: &mut [u8], l3: usize) {
+    let Some(&first) = b.get(l3) else { return };
+    if b[l3 - 2..l3] == [8, 0]
+        && let Some(h) = b.get_mut(l3..l3 + usize::from(first & 15).max(5) * 4)
+    {
+        h[10..12].fill(0);
+        let sum = !checksum::sum(h);
+        h[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 // ---- Translation ----------------------------------------------------------------------------------------------------
 
 /// A tuple that a packet of `from` may be translated to: other addresses and ports, taken from `input`.
@@ -279,7 +301,7 @@ pub fn survives(input: &mut Input<'_>) {
     let flags = input.byte();
     let verify = flags & 0x20 != 0;
     let setup = Setup {
-        workers: [1, 2, 4, 2][usize::from(flags & 3)],
+        workers: [1, 2, 2, 4][usize::from(flags & 3)],
         arrival: if flags & 4 == 0 { Arrival::Rss } else { Arrival::Anywhere },
         seed: u64::from(input.byte()),
         conntrack_max: if flags & 8 == 0 { 256 } else { 8 },
@@ -371,13 +393,8 @@ fn mutate(b: &mut Vec<u8>, how: u8, input: &mut Input<'_>) {
         0x08 => b.resize(b.len() + usize::from(input.byte()), 0xee),
         _ => {}
     }
-    if how & 3 != 3 && b.len() >= 34 && b[12..14] == [8, 0] {
-        let header = usize::from(b[14] & 15) * 4;
-        if let Some(h) = b.get_mut(14..14 + header.max(20)) {
-            h[10..12].fill(0);
-            let sum = !checksum::sum(h);
-            h[10..12].copy_from_slice(&sum.to_be_bytes());
-        }
+    if how & 3 != 3 {
+        repair(b, 14);
     }
 }
 
