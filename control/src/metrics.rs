@@ -2,19 +2,21 @@
 //!
 //! Every label value that can be is there from the start with zero, so that alerts never wait for a first event.
 //! *Threads*: control's tokio thread, reading counters that the workers write. *Limits*: labels are interfaces, workers,
-//! rules and fixed words: never an address of a packet. Translated ports by address are not told apart yet: leases are
-//! counted by protocol.
+//! rules, fixed words and the addresses that the policy translates to: never an address of a packet.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use dataplane::api::DropReason;
-use dataplane::api::policy::CtState;
+use dataplane::api::policy::{CtState, NatKind};
 use dataplane::api::stats::{
-    BURST_BOUNDS_NS, Counter, CtEvent, HandoverCause, IcmpErrorKind, PortCounters, WorkerStats,
+    BURST_BOUNDS_NS, Counter, CtEvent, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters, WorkerStats,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
+use crate::config::Interface;
 use crate::gateway::{Gateway, VERSION};
 
 /// The media type of [`render`]'s text.
@@ -28,6 +30,7 @@ pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
     let mut f = Families::default();
     traffic(&mut f, gateway);
     tracking(&mut f, gateway);
+    nat_ports(&mut f, gateway);
     policy(&mut f, gateway);
     process(&mut f, gateway);
     let mut text = Vec::new();
@@ -96,13 +99,49 @@ fn tracking(f: &mut Families, g: &Gateway) {
     for (name, s) in named_workers(g) {
         signposts.add(&[("worker", &name)], s.signposts.value());
     }
-    let mut leases = f.gauge("sluice_nat_leases", "Translated source ports and identifiers in use, by protocol.");
-    for (i, proto) in ["tcp", "udp", "icmp", "other"].into_iter().enumerate() {
-        leases.add(&[("proto", proto)], sum(g, |s| s.nat_leases.leases[i].value()));
-    }
     let mut failures =
         f.counter("sluice_nat_failures_total", "Connections refused because no translated source port was free.");
     failures.add(&[], sum(g, |s| s.nat_failures.value()));
+}
+
+/// Ports of translated addresses: of those that rules name, and of those that masquerade has used.
+fn nat_ports(f: &mut Families, g: &Gateway) {
+    let mut used: BTreeMap<IpAddr, [u64; NAT_PROTOCOLS.len()]> = BTreeMap::new();
+    let config = g.config();
+    for rule in &config.policy.nat {
+        match rule.kind {
+            NatKind::Snat { to_address } => drop(used.entry(to_address).or_default()),
+            NatKind::Masquerade => {
+                let to = |i: &&Interface| rule.matches.to.is_empty() || rule.matches.to.contains(&i.zone);
+                for interface in config.interfaces.iter().filter(to) {
+                    if let Some(primary) = interface.addresses.first() {
+                        used.entry(primary.addr()).or_default();
+                    }
+                }
+            }
+            NatKind::Dnat { .. } => {}
+        }
+    }
+    for place in g.workers.stats().flat_map(|s| &s.nat) {
+        let Some(address) = place.address() else { continue };
+        let sums = used.entry(address).or_default();
+        for (sum, counter) in sums.iter_mut().zip(&place.leases) {
+            *sum = sum.wrapping_add(counter.value());
+        }
+    }
+    let mut family = f.gauge("sluice_nat_ports_used", "Translated source ports and identifiers in use.");
+    for (address, sums) in &used {
+        for (proto, &n) in NAT_PROTOCOLS.iter().zip(sums) {
+            family.add(&[("address", &address.to_string()), ("proto", proto)], n);
+        }
+    }
+    let help = "Ports from 1024 up, or identifiers, that no connection uses; used ones still serve other destinations.";
+    let mut family = f.gauge("sluice_nat_ports_free", help);
+    for (address, sums) in &used {
+        for ((proto, space), &n) in NAT_PROTOCOLS.iter().zip([64_512_u64, 64_512, 65_536]).zip(sums) {
+            family.add(&[("address", &address.to_string()), ("proto", proto)], space.saturating_sub(n));
+        }
+    }
 }
 
 fn policy(f: &mut Families, g: &Gateway) {

@@ -194,8 +194,6 @@ pub struct Parcel<B> {
     pub buf: B,
     /// What is known of it.
     pub packet: Packet,
-    /// The signpost that sent it here led nowhere: do not follow it again.
-    pub stale: bool,
     /// So many further fragments of the same datagram come right behind it.
     pub follow: u8,
 }

@@ -31,4 +31,4 @@ assert_equal "conntrack_entries" "$(metric conntrack_entries)" "$(ctl conntrack 
 
 assert "flush" ctl conntrack flush
 assert_equal "entries after the flush" "$(ctl conntrack count)" 0
-assert_equal "ports in use after the flush" "$(metric nat_leases)" 0
+assert_equal "ports in use after the flush" "$(metric nat_ports_used address=203.0.113.1 proto=tcp)" 0

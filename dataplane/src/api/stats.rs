@@ -3,6 +3,7 @@
 //! *Threads*: single writer, so a count is a relaxed load and a relaxed store, no locked instruction; readers may see
 //! counters of one packet at slightly different times. *Limits*: all arrays are sized at start.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::conntrack::tuple::Direction;
@@ -143,11 +144,37 @@ impl BurstHistogram {
     }
 }
 
+/// Translated addresses whose use is counted one by one; what comes beyond is counted with the last.
+pub const NAT_ADDRESSES: usize = 64;
+
+/// Protocols whose ports or identifiers are counted, by index of [`NatUse::leases`].
+pub const NAT_PROTOCOLS: [&str; 4] = ["tcp", "udp", "icmp", "other"];
+
 /// Ports in use of one translated address.
 #[derive(Debug, Default)]
 pub struct NatUse {
-    /// Leases of TCP ports, UDP ports, ICMP identifiers, others.
+    /// The address as IPv6 (IPv4 mapped), upper and lower half; zero where the place is free.
+    address: [Counter; 2],
+    /// Leases by [`NAT_PROTOCOLS`].
     pub leases: [Counter; 4],
+}
+
+impl NatUse {
+    /// Whose ports they are; `None` where the place was never used.
+    pub fn address(&self) -> Option<IpAddr> {
+        let bits = u128::from(self.address[0].value()) << 64 | u128::from(self.address[1].value());
+        (bits != 0).then(|| Ipv6Addr::from_bits(bits).to_canonical())
+    }
+
+    fn set_address(&self, a: IpAddr) {
+        let octets = match a {
+            IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+            IpAddr::V6(a) => a.octets(),
+        };
+        for (half, bytes) in self.address.iter().zip(octets.as_chunks::<8>().0) {
+            half.set(u64::from_be_bytes(*bytes));
+        }
+    }
 }
 
 /// All counters of one worker. Aligned so that no two workers share a cache line.
@@ -172,8 +199,8 @@ pub struct WorkerStats {
     pub signposts: Counter,
     /// Failed choices of a source port.
     pub nat_failures: Counter,
-    /// Leases of translated ports in the table now: TCP, UDP, ICMP, others.
-    pub nat_leases: NatUse,
+    /// Leases of translated ports in the table now, by address in the order of their first use.
+    pub nat: Box<[NatUse]>,
     /// Loop iterations' time that moved packets, nanoseconds.
     pub busy_ns: Counter,
     /// Loop iterations' time that found nothing, nanoseconds.
@@ -197,7 +224,7 @@ impl WorkerStats {
             conntrack_entries: Counter::default(),
             signposts: Counter::default(),
             nat_failures: Counter::default(),
-            nat_leases: NatUse::default(),
+            nat: (0..NAT_ADDRESSES).map(|_| NatUse::default()).collect(),
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             burst: BurstHistogram::default(),
@@ -227,6 +254,17 @@ impl WorkerStats {
     #[inline]
     pub fn ct_event(&self, event: CtEvent) {
         self.ct_events[event as usize].add(1);
+    }
+
+    /// Counts a lease of a port (or identifier) of `address`, or with `change` -1 its return. `kind` indexes
+    /// [`NAT_PROTOCOLS`].
+    pub fn lease(&self, address: IpAddr, kind: usize, change: i64) {
+        let used = self.nat.iter().position(|n| n.address() == Some(address));
+        let place = used.or_else(|| self.nat.iter().position(|n| n.address().is_none())).unwrap_or(NAT_ADDRESSES - 1);
+        if used.is_none() && self.nat[place].address().is_none() {
+            self.nat[place].set_address(address);
+        }
+        self.nat[place].leases[kind].add(change.cast_unsigned());
     }
 
     /// The counters of one port.

@@ -64,7 +64,7 @@ impl Path {
 
     /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index.
     fn taken(&self, t: &Tuple) -> bool {
-        self.conntrack.lookup(t, Nanos(0)).is_some() || self.signposts.owner(t).is_some()
+        self.conntrack.find(t, self.conntrack.hash(t)).is_some() || self.signposts.owner(t).is_some()
     }
 
     /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
@@ -95,11 +95,11 @@ impl Path {
         if !flags.has(Flags::DYING) {
             self.stats.ct_event(event);
             if flags.has(Flags::LEASED) {
-                self.lease(&reply, u64::MAX);
+                self.lease(&reply, -1);
             }
         }
         // A connection that followed a dying one has taken over its tuple, and with it its signpost.
-        let followed = flags.has(Flags::DYING) && self.conntrack.lookup(&reply, Nanos(0)).is_some();
+        let followed = flags.has(Flags::DYING) && self.conntrack.find(&reply, self.conntrack.hash(&reply)).is_some();
         if flags.has(Flags::SIGNPOSTED) && !followed && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
             self.conntrack.defer(id, now + RETRY);
             return;
@@ -112,15 +112,15 @@ impl Path {
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
     }
 
-    /// Counts a lease of a translated port or identifier; `change` is 1 or, to take one away, the largest number.
-    fn lease(&self, reply: &Tuple, change: u64) {
+    /// Counts a lease of a translated port or identifier, or its return.
+    fn lease(&self, reply: &Tuple, change: i64) {
         let kind = match reply.proto {
             proto::TCP => 0,
             proto::UDP => 1,
             _ if reply.is_icmp() => 2,
             _ => 3,
         };
-        self.stats.nat_leases.leases[kind].add(change);
+        self.stats.lease(reply.dst, kind, change);
     }
 
     /// Reads what other workers have told this one. Must run after frames were received and before they are looked up:
@@ -145,8 +145,11 @@ impl Path {
     fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
         match note {
             Note::Place(t) => {
-                let placed =
-                    if self.lookup(&t, now).is_some() { Err(PlaceError::Clash) } else { self.signposts.place(t, from) };
+                let placed = if self.lookup(&t, self.conntrack.hash(&t), now).is_some() {
+                    Err(PlaceError::Clash)
+                } else {
+                    self.signposts.place(t, from)
+                };
                 let refusal = match placed {
                     Ok(()) => None,
                     Err(PlaceError::Clash) => Some(Note::Clash(t)),

@@ -516,7 +516,7 @@ impl Lab {
     }
 
     pub fn leases(&self) -> u64 {
-        self.stats.iter().flat_map(|s| &s.nat_leases.leases).fold(0, |n, c| n.wrapping_add(c.value()))
+        self.stats.iter().flat_map(|s| &s.nat).flat_map(|n| &n.leases).fold(0, |n, c| n.wrapping_add(c.value()))
     }
 
     /// All connections, as `conntrack list` gets them.
