@@ -145,13 +145,10 @@ const fn icmp_inverse_type(ipv4: bool, t: u8) -> u8 {
 /// A table key: the compact form of a tuple of one IP version.
 pub trait Key: Copy + Eq + Default + fmt::Debug + Send + 'static {
     /// The compact form of `t`, which is of this key's IP version.
-    #[inline]
     fn pack(t: &Tuple) -> Self;
     /// The tuple again.
-    #[inline]
     fn tuple(&self) -> Tuple;
     /// A keyed hash that an outsider cannot predict.
-    #[inline]
     fn hash(&self, seed: &ahash::RandomState) -> u64;
 }
 
