@@ -1,6 +1,6 @@
 //! A connection's way into the table and out of it: source and port, confirmation, signpost, lease, end.
 //!
-//! *Limits*: while [`REFUSALS`] refusals wait for room, no further notes are read, so that the senders' rings fill and
+//! *Limits*: while [`REFUSALS`](super::REFUSALS) refusals wait for room, no further notes are read, so that the senders' rings fill and
 //! they refuse new connections themselves.
 
 use super::hop::Hop;
