@@ -235,6 +235,7 @@ impl<I: Io> Worker<I> {
             };
             self.hand_over(buf, packet, home, cause);
         } else if packet.kind == L4::Fragment {
+            self.process(false, now); // what came before goes first
             self.fragment(buf, packet, now);
         } else {
             self.enqueue(buf, packet);
@@ -280,6 +281,7 @@ impl<I: Io> Worker<I> {
                 busy = true;
                 if packet.kind == L4::Fragment {
                     self.path.read_notes(now); // it may be the last of its datagram
+                    self.process(true, now);
                     self.fragment(buf, packet, now); // its addresses' home puts it together
                 } else if follow > 0 {
                     // What came before it goes first.
