@@ -12,6 +12,8 @@
 //! both sides, packets out of nowhere, pauses, reloads, flushes. End hosts answer what they see, so a translation may
 //! differ in the port that was chosen, and in nothing else. After every step the steering invariant must hold.
 
+#![allow(clippy::cast_possible_truncation)]
+
 mod common;
 
 use common::lab::*;

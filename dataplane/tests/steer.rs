@@ -163,6 +163,24 @@ fn a_packet_that_an_honest_port_brings_to_the_wrong_worker_finds_its_signpost_al
     lab.sound();
 }
 
+/// A NIC that hashes a first fragment's ports brings it elsewhere than the others.
+#[test]
+fn fragments_that_an_honest_port_scatters_are_put_together_all_the_same() {
+    let mut lab = Lab::with(usual(), workers(4));
+    for n in 0..20 {
+        let mut p = udp(HOST, 4000 + n, SERVER, 53, &[7; 2500]);
+        p.id = n;
+        let fragments = p.fragments(1480);
+        lab.arrive_at(usize::from(n % 4), LAN, &addressed(LAN, &fragments[1]).frame());
+        lab.run();
+        lab.arrive_at(usize::from(n / 4 % 4), LAN, &addressed(LAN, &fragments[0]).frame());
+        lab.run();
+        assert_eq!(lab.collect().len(), 2);
+        lab.moved(&["class new original +1", "event new +1"]);
+    }
+    lab.sound();
+}
+
 // ---- Hand-over ------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -248,8 +248,12 @@ impl<I: Io> Worker<I> {
         if p.in_port.is_twin() || !self.rss.get(interface).is_some_and(|&r| r) {
             return false;
         }
-        if matches!(p.kind, L4::IcmpError(_)) {
-            return false; // hashed by its own addresses, belongs to the quoted packet's home
+        match p.kind {
+            // Hashed by its own addresses, belongs to the quoted packet's home.
+            L4::IcmpError(_) => return false,
+            // All of a datagram must meet, and not every device leaves the ports of a first fragment out of its hash.
+            L4::Fragment => return false,
+            _ => {}
         }
         if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
             return true;
@@ -275,6 +279,7 @@ impl<I: Io> Worker<I> {
                 let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
                 busy = true;
                 if packet.kind == L4::Fragment {
+                    self.path.read_notes(now); // it may be the last of its datagram
                     self.fragment(buf, packet, now); // its addresses' home puts it together
                 } else if follow > 0 {
                     // What came before it goes first.

@@ -45,6 +45,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// Sends a translated packet as the plan says. `error` goes back should the next hop not answer.
+    #[inline]
     fn dispatch(&mut self, mut buf: I::Buf, l3: usize, plan: &Plan, error: Option<(I::Buf, PortIdx)>, now: Nanos) {
         if plan.hop {
             rewrite::decrement_ttl(buf.bytes_mut(), l3);
@@ -61,6 +62,7 @@ impl<I: Io> Worker<I> {
 
     /// Gives a frame the link header of `egress` and queues it. `to`: its new destination; `None` leaves both MAC
     /// addresses as they are.
+    #[inline]
     pub(super) fn send_link(&mut self, mut buf: I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) {
         let interface = &self.path.interfaces[usize::from(egress.interface())];
         let vlan = if egress.is_twin() { None } else { interface.vlan };
@@ -112,6 +114,7 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    #[inline]
     pub(super) fn queue(&mut self, buf: I::Buf, port: PortIdx) {
         let i = usize::from(port.0);
         if self.tx[i].is_full() {
