@@ -275,10 +275,16 @@ impl<I: Io> Worker<I> {
         let mut busy = false;
         for from in 0..self.parcels.workers() {
             let mut batch = Batch::new();
-            while batch.len() < self.burst {
+            // What is taken is counted, not what is left to judge: a sender that is faster than this worker must not keep
+            // it here.
+            let mut taken = 0;
+            while taken < self.burst {
                 let Some(Parcel { buf, packet, stale, follow }) = self.parcels.receive(from) else { break };
+                taken += 1 + usize::from(follow);
                 if packet.kind == L4::Fragment {
                     busy = true;
+                    // It may make a reply whole whose signpost was sent before it.
+                    self.path.read_notes(now);
                     self.fragment(buf, packet, now); // its addresses' home puts it together
                     continue;
                 }
