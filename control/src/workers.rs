@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::api::show::proto_name;
 use crate::ledger::Ledger;
 
 /// Connections per chunk of a dump.
@@ -318,7 +319,8 @@ impl Bridge {
                     let rule = ledger.rule_name(generation, rule);
                     let interface = self.interface_names.get(usize::from(interface)).map_or("?", String::as_str);
                     let action = if accepted { "accept" } else { "drop" };
-                    tracing::info!(target: "sluice::rule", rule, action, interface, worker, "{tuple}");
+                    let proto = proto_name(tuple.proto);
+                    tracing::info!(target: "sluice::rule", rule, action, interface, worker, "{proto} {tuple}");
                 }
             }
         }

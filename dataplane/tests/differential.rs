@@ -42,7 +42,7 @@ impl Dice {
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (self.roll() % n as u64) as usize
+        usize::try_from(self.roll() % n as u64).unwrap_or(0)
     }
 
     fn of<T: Copy>(&mut self, all: &[T]) -> T {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{Gateway, ReloadError};
 
 mod conntrack;
-mod show;
+pub(crate) mod show;
 pub mod socket;
 pub mod wire;
 

@@ -16,6 +16,8 @@ use words::{action_word, match_words};
 
 mod words;
 
+pub(crate) use words::proto_name;
+
 pub async fn status(State(g): Shared) -> Json<wire::Status> {
     let config = g.config();
     Json(wire::Status {

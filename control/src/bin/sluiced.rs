@@ -60,11 +60,13 @@ fn serve(config: Config) -> anyhow::Result<()> {
     use std::time::Duration;
 
     use control::daemon::{self, Dataplane, Listeners};
+    use control::kernel::setup;
     use dataplane::api::launch;
     use sd_notify::NotifyState;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listeners = runtime.block_on(Listeners::bind(&config))?;
+    runtime.block_on(setup::names_are_free(&config))?;
     let stop = {
         let _entered = runtime.enter();
         daemon::stop_signal()?

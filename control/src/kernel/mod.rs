@@ -37,6 +37,16 @@ pub enum KernelError {
         /// What the kernel said.
         cause: String,
     },
+    /// An interface's TAP would become another program's.
+    #[error(
+        "interface {name}: the kernel has an interface {taken} already; another sluiced, or whatever made it, must go first"
+    )]
+    NameTaken {
+        /// The interface.
+        name: String,
+        /// What it would make in the kernel.
+        taken: String,
+    },
     /// An interface's TAP twin did not appear.
     #[error("interface {name}: its TAP twin did not appear in the kernel")]
     NoTwin {

@@ -21,16 +21,53 @@ use crate::config::{Config, StaticNeighbour, StaticRoute};
 /// How long a twin may take to appear after the dataplane started.
 const TWIN_APPEARS: Duration = Duration::from_secs(5);
 
+/// How long a name may be taken by an instance that is on its way out.
+const NAME_FREES: Duration = Duration::from_secs(1);
+
+/// Makes sure that no TAP of `config` is there already. One that is would not be refused but shared: a second instance
+/// would take half of the first one's packets.
+///
+/// # Errors
+/// The first name that is taken.
+pub async fn names_are_free(config: &Config) -> Result<(), KernelError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
+    let connection = tokio::spawn(connection);
+    let deadline = Instant::now() + NAME_FREES;
+    for (interface, port) in config.interfaces.iter().zip(&config.launch.interfaces) {
+        for name in [Some(interface.name.as_str()), tap(&port.device)].into_iter().flatten() {
+            let there = || handle.link().get().match_name(name.to_owned()).execute();
+            while let Ok(Some(_)) = there().try_next().await {
+                if Instant::now() >= deadline {
+                    return Err(KernelError::NameTaken { name: interface.name.clone(), taken: name.to_owned() });
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    connection.abort();
+    Ok(())
+}
+
+/// The TAP that a device is.
+fn tap(device: &str) -> Option<&str> {
+    let (driver, arguments) = device.split_once(',')?;
+    driver.starts_with("net_tap").then_some(())?;
+    arguments.split(',').find_map(|a| a.strip_prefix("iface="))
+}
+
 /// Sets up every twin, then installs routes and neighbours.
 ///
 /// # Errors
 /// What the kernel refused first.
 pub async fn bring_up(handle: &Handle, config: &Config) -> Result<(), KernelError> {
+    for wire in config.launch.interfaces.iter().filter_map(|i| kernel_wire(&i.device)) {
+        silence(wire);
+    }
     let mut indices = Vec::new();
     for interface in &config.interfaces {
         let ifindex = twin(handle, &interface.name).await?;
         indices.push(ifindex);
-        sysctls(&interface.name);
+        sysctls(&interface.name, &TWIN);
         let refused = |what| {
             move |e: rtnetlink::Error| KernelError::Link { name: interface.name.clone(), what, cause: cause(&e) }
         };
@@ -101,22 +138,51 @@ async fn twin(handle: &Handle, name: &str) -> Result<u32, KernelError> {
     }
 }
 
-/// Per-interface settings; each only where it can be written (containers mount /proc/sys read-only).
-fn sysctls(name: &str) {
-    let settings = [
-        ("ipv6", "disable_ipv6", "0"),
-        // Addresses are usable at once: Sluice's start must not wait for duplicate address detection.
-        ("ipv6", "accept_dad", "0"),
-        ("ipv6", "dad_transmits", "0"),
-        // Neighbour advertisements carry the router flag, and router advertisements are not followed.
-        ("ipv6", "forwarding", "1"),
-        // Spoofing is the workers' to judge; the kernel would refuse asymmetric paths.
-        ("ipv4", "rp_filter", "0"),
-    ];
+/// Settings of a twin: IP version, key, value.
+const TWIN: [(&str, &str, &str); 5] = [
+    ("ipv6", "disable_ipv6", "0"),
+    // Addresses are usable at once: Sluice's start must not wait for duplicate address detection.
+    ("ipv6", "accept_dad", "0"),
+    ("ipv6", "dad_transmits", "0"),
+    // Neighbour advertisements carry the router flag, and router advertisements are not followed.
+    ("ipv6", "forwarding", "1"),
+    // Spoofing is the workers' to judge; the kernel would refuse asymmetric paths.
+    ("ipv4", "rp_filter", "0"),
+];
+
+/// Settings of a kernel interface that is a wire: the routes lead to the twins, so a strict reverse path filter refuses
+/// all that the kernel sees there itself.
+const WIRE: [(&str, &str, &str); 4] = [
+    ("ipv4", "rp_filter", "1"),
+    ("ipv4", "arp_ignore", "8"),
+    ("ipv4", "forwarding", "0"),
+    ("ipv6", "disable_ipv6", "1"),
+];
+
+/// The kernel interface that a device sends and receives through, where the kernel goes on receiving there too.
+fn kernel_wire(device: &str) -> Option<&str> {
+    let (driver, arguments) = device.split_once(',')?;
+    let shared = ["net_af_packet", "eth_af_packet", "net_af_xdp", "eth_af_xdp"];
+    shared.iter().any(|d| driver.starts_with(d)).then_some(())?;
+    arguments.split(',').find_map(|a| a.strip_prefix("iface="))
+}
+
+/// Keeps the kernel from receiving by itself what comes in by wire `name`. Its packet sockets get a copy only: without
+/// this the kernel takes packets to the gateway's addresses, which no policy has seen, and answers for them.
+fn silence(name: &str) {
+    sysctls(name, &WIRE);
+    let all = "/proc/sys/net/ipv4/conf/all/rp_filter";
+    if std::fs::read_to_string(all).is_ok_and(|v| v.trim() == "2") {
+        tracing::warn!("{all} is 2: the kernel takes packets from {name} past the policy; it should be 0 or 1");
+    }
+}
+
+/// Sets an interface's settings; each only where it can be written (containers mount /proc/sys read-only).
+fn sysctls(name: &str, settings: &[(&str, &str, &str)]) {
     for (version, key, value) in settings {
         let path = format!("/proc/sys/net/{version}/conf/{name}/{key}");
         match std::fs::read_to_string(&path) {
-            Ok(now) if now.trim() == value => continue,
+            Ok(now) if now.trim() == *value => continue,
             _ => {}
         }
         if let Err(e) = std::fs::write(&path, value) {
@@ -186,4 +252,25 @@ fn neighbour_message(ifindex: u32, n: &StaticNeighbour) -> NeighbourMessage {
     m.header.family = family;
     m.attributes.push(NeighbourAttribute::Destination(address));
     m
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tap_of_a_device_is_its_argument() {
+        assert_eq!(tap("net_tap0,iface=dlan"), Some("dlan"));
+        assert_eq!(tap("net_tap1,mac=fixed,iface=dwan"), Some("dwan"));
+        assert_eq!(tap("net_af_packet0,iface=eth1"), None);
+    }
+
+    #[test]
+    fn only_wires_that_the_kernel_shares_are_its_interfaces() {
+        assert_eq!(kernel_wire("net_af_packet0,iface=eth1,qpairs=2"), Some("eth1"));
+        assert_eq!(kernel_wire("net_af_xdp,start_queue=0,iface=eth2"), Some("eth2"));
+        assert_eq!(kernel_wire("net_tap0,iface=dlan"), None);
+        assert_eq!(kernel_wire("0000:3b:00.0"), None);
+        assert_eq!(kernel_wire("net_pcap0,iface=eth1"), None);
+    }
 }

@@ -360,13 +360,13 @@ pub enum LaunchError {
     #[error("DPDK was already started in this process and allows no second start")]
     AlreadyStarted,
     /// The EAL refused.
-    #[error("DPDK's EAL did not start: {source}")]
+    #[error("DPDK's EAL did not start")]
     Eal {
         /// What it said.
         source: DpdkError,
     },
     /// No memory for packets.
-    #[error("no memory for {mbufs} packet buffers: {source}")]
+    #[error("no memory for {mbufs} packet buffers")]
     Pool {
         /// How many were asked for.
         mbufs: u32,
@@ -374,7 +374,7 @@ pub enum LaunchError {
         source: DpdkError,
     },
     /// No port came of a device.
-    #[error("interface {interface}: no such device, or its driver refuses it: {device}: {source}")]
+    #[error("interface {interface}: no such device, or its driver refuses it: {device}")]
     Device {
         /// Which interface.
         interface: String,
@@ -413,7 +413,7 @@ pub enum LaunchError {
         most: u16,
     },
     /// A port refused.
-    #[error("interface {interface}: {source}")]
+    #[error("interface {interface}: its port did not start")]
     Port {
         /// Which interface.
         interface: String,
@@ -421,7 +421,7 @@ pub enum LaunchError {
         source: DpdkError,
     },
     /// A worker's thread did not start.
-    #[error("worker {worker} on CPU {cpu}: {source}")]
+    #[error("worker {worker} on CPU {cpu}")]
     Thread {
         /// Which worker.
         worker: usize,

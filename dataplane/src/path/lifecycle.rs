@@ -176,7 +176,8 @@ impl Path {
         if let Some((id, Direction::Reply)) = self.conntrack.lookup(reply, now)
             && self.conntrack.conn(id).flags.has(Flags::SIGNPOSTED)
         {
-            self.conntrack.conn_mut(id).flags.clear(Flags::SIGNPOSTED);
+            // The signpost is taken back all the same: this refusal may be of an earlier connection with the same reply,
+            // and the home heeds its owner alone.
             self.stats.drop_packet(reason);
             self.end(id, CtEvent::Refused, now);
         }

@@ -46,7 +46,7 @@ pub fn match_words(
 }
 
 /// The name of an IP protocol that rules can name, else its number.
-fn proto_name(p: u8) -> String {
+pub fn proto_name(p: u8) -> String {
     let names = [(1, "icmp"), (6, "tcp"), (17, "udp"), (33, "dccp"), (47, "gre"), (50, "esp"), (51, "ah")];
     let more = [(58, "icmpv6"), (132, "sctp"), (136, "udplite")];
     let found = names.iter().chain(&more).find(|(n, _)| *n == p);

@@ -82,7 +82,12 @@ fn device<'y>(node: &'y Node, reader: &Reader<'y>, before: &[InterfaceConfig]) -
     };
     if let Some(other) = before.iter().find(|i| device_id(&i.device).as_ref() == Some(&id)) {
         let why = format!("is the device of interface {} already", other.name);
-        reader.refuse_value(node, text, &why, "each device once");
+        reader.refuse_value(
+            node,
+            text,
+            &why,
+            "each device once; vdevs differ in their number, as net_tap0 and net_tap1",
+        );
     }
     Some(text)
 }
