@@ -29,6 +29,7 @@ assert_match "the connection table" "$list" \
     '^ipv4 +2 tcp +6 .*src=10\.10\.0\.2 dst=203\.0\.113\.10 sport=[0-9]+ dport=80 .*src=203\.0\.113\.10 dst=203\.0\.113\.1 sport=80 dport=[0-9]+ .*\[ASSURED\]'
 assert_equal "conntrack_entries" "$(metric conntrack_entries)" "$(ctl conntrack count)"
 
+assert_at_least "ports in use before the flush" "$(metric nat_ports_used proto=tcp)" 1
 assert "flush" ctl conntrack flush
 assert_equal "entries after the flush" "$(ctl conntrack count)" 0
 assert_equal "ports in use after the flush" "$(metric nat_ports_used address=203.0.113.1 proto=tcp)" 0
