@@ -400,3 +400,23 @@ fn a_stuck_worker_is_named_and_two_dumps_take_turns() {
     lab.ctl(&["reload"]).expect("all is well again");
     lab.stop();
 }
+
+#[test]
+fn metrics_are_served_without_any_translation_too() {
+    let lab = Lab::start(1, RULES);
+    let text = std::fs::read_to_string(lab.file()).expect("the file");
+    let without: String = text.lines().filter(|l| !l.contains("nat:") && !l.contains("masquerade")).fold(
+        String::new(),
+        |mut all, line| {
+            all.push_str(line);
+            all.push('\n');
+            all
+        },
+    );
+    assert_ne!(text, without);
+    std::fs::write(lab.file(), without).expect("written");
+    lab.ctl(&["reload"]).expect("reload");
+    let scrape = lab.scrape();
+    assert!(scrape.contains("sluice_packets_total{") && !scrape.contains("sluice_nat_ports"), "{scrape}");
+    lab.stop();
+}
