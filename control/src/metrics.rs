@@ -33,6 +33,8 @@ pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
     nat_ports(&mut f, gateway);
     policy(&mut f, gateway);
     process(&mut f, gateway);
+    // The encoder refuses families without samples, as those of translated ports are where nothing is translated.
+    f.0.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&f.0, &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
