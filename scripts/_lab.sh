@@ -122,16 +122,17 @@ ctl() { "$BIN/sluicectl" --socket "$SOCKET" "$@"; }
 scrape() { in_ns gw curl -fsS --max-time 5 http://127.0.0.1:9477/metrics; }
 
 # metric NAME [LABEL=VALUE]…: the sum of the samples of sluice_NAME that carry these labels, 0 where there is none.
-# Reads a scrape from standard input with --stdin in front.
+# Reads a scrape from standard input with --stdin in front. Fails, and prints nothing, where there is no scrape.
 metric() {
-    local name source=(scrape)
+    local name page source=(scrape)
     if [[ $1 == --stdin ]]; then
         source=(cat)
         shift
     fi
     name=$1
     shift
-    "${source[@]}" | awk -v name="sluice_$name" -v want="$*" '
+    page=$("${source[@]}") || return 1
+    awk -v name="sluice_$name" -v want="$*" '
         BEGIN { n = split(want, w, " "); for (i = 1; i <= n; i++) { eq = index(w[i], "="); w[i] = substr(w[i], 1, eq) "\"" substr(w[i], eq + 1) "\"" } }
         /^#/ { next }
         { brace = index($0, "{"); key = brace ? substr($0, 1, brace - 1) : $1 }
@@ -139,7 +140,7 @@ metric() {
         { labels = brace ? "," substr($0, brace + 1, index($0, "}") - brace - 1) "," : ","
           for (i = 1; i <= n; i++) if (!index(labels, "," w[i] ",")) next
           sum += $NF }
-        END { printf "%.0f\n", sum }'
+        END { printf "%.0f\n", sum }' <<<"$page"
 }
 
 # serve NS http PORT DIRECTORY: a web server on both IP versions that logs who asks.

@@ -138,7 +138,8 @@ tests() {
     fi
     ((f > 0)) || FAILED=$((FAILED + 1)) # it did not compile, crashed, or ran nothing
     echo "FAIL $name: $p passed, $f failed (code $code, log in $LOGS/$name.log)"
-    grep -E '^(error|warning: unused|test .* FAILED|---- |thread .* panicked|failures:)' "$LOGS/$name.log" | head -n 40 | sed 's/^/    /' || true
+    # What did not compile, and what each failed test said.
+    sed -n '/^error/,/^$/p; /^failures:$/,/^test result/p' "$LOGS/$name.log" | head -n 80 | sed 's/^/    /'
 }
 
 passed() {

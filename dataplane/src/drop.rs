@@ -70,8 +70,8 @@ drop_reasons! {
     NatNoPort "nat_no_port" "No source port is free for this destination.";
     NatClash "nat_clash" "The translated connection would have the reply tuple of another one.";
     // Routing
-    MartianSource "martian_source" "The source address cannot come from a wire: loopback, multicast or the gateway's own.";
-    MartianDestination "martian_destination" "The destination address cannot be forwarded to: loopback or unspecified.";
+    MartianSource "martian_source" "The source address cannot come from a wire: loopback, multicast, broadcast, 0.0.0.0/8 or the gateway's own.";
+    MartianDestination "martian_destination" "The destination address cannot be forwarded to: loopback, unspecified or in 0.0.0.0/8.";
     NoRoute "no_route" "There is no route to the destination.";
     RouteBlackhole "route_blackhole" "The route says blackhole.";
     RouteUnreachable "route_unreachable" "The route says unreachable.";

@@ -28,8 +28,8 @@ pub mod filter;
 pub mod forward;
 pub mod nat;
 
+pub mod cpu;
 pub mod drop;
-pub mod prefetch;
 pub mod time;
 
 pub mod api;

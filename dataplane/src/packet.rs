@@ -3,6 +3,7 @@
 //! [`Packet`] is filled left to right: `parse` sets the offsets, tracking the class, direction and connection. The
 //! bytes stay in the buffer; offsets are from its first byte.
 
+use crate::api::stats::HandoverCause;
 use crate::conntrack::ConnId;
 use crate::conntrack::tuple::{Direction, Tuple};
 use crate::drop::DropReason;
@@ -112,6 +113,10 @@ pub struct Packet {
     pub ip_len: u32,
     /// Bytes of the largest IP packet that it came in: less than `ip_len` for a reassembled datagram.
     pub wire_len: u32,
+    /// Keyed hash of its tuple in this worker's table.
+    pub hash: u64,
+    /// A signpost has led it astray: its home must not follow that again.
+    pub stale: bool,
     /// Its class, once tracking has seen it.
     pub state: CtState,
     /// Its direction within the connection.
@@ -137,6 +142,8 @@ impl Packet {
             fragment: ip.fragment,
             ip_len: ip.len as u32,
             wire_len: ip.len as u32,
+            hash: 0,
+            stale: false,
             state: CtState::Invalid,
             direction: Direction::Original,
             conn: None,
@@ -149,6 +156,13 @@ impl Packet {
             L4::Tcp(s) => s.flags,
             _ => 0,
         }
+    }
+
+    /// Marks a packet that is handed on because its flow is not here. One that its port brought to the wrong worker
+    /// (`handed` is false) has not followed any signpost yet.
+    pub fn astray(&mut self, cause: HandoverCause, handed: bool) -> HandoverCause {
+        self.stale = cause == HandoverCause::Stale && handed;
+        if cause == HandoverCause::Stale && !handed { HandoverCause::Steer } else { cause }
     }
 
     /// Offsets of network header, transport header and end, as indices.

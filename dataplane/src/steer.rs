@@ -5,7 +5,7 @@
 //! home, and the hash depends only on the exclusive or of all 16-bit words of the tuple: a source port that brings
 //! replies home can be computed instead of searched for.
 //!
-//! *Life-cycle*: [`mesh`] makes the rings of all workers before any runs. *Threads*: each [`Peers`] belongs to one
+//! *Life-cycle*: [`mesh`] makes the rings of all workers before any runs. *Threads*: each [`Parcels`] and [`Notes`] belongs to one
 //! worker; rings are single producer, single consumer. *Limits*: [`PACKET_RING`] packets and [`NOTE_RING`] notes per
 //! ordered pair of workers; a full ring refuses, and the caller counts it.
 //! *Sources*: Microsoft's RSS hashing (Toeplitz); Woo and Park, "Scalable TCP session monitoring with symmetric
@@ -51,7 +51,7 @@ const fn word_hash(word: u16) -> u16 {
 
 /// The word whose hash is `h`.
 ///
-/// The hash of w is w(1/x) * k(x) in GF(2)[x] modulo x^16 + 1, k being the key word: reversal, then multiplication. Twice
+/// The hash of w is w(1/x) * k(x) over GF(2) modulo x^16 + 1, k being the key word: reversal, then multiplication. Twice
 /// the hash is multiplication by k(1/x) * k(x). An odd number of ones makes k a unit, and a unit's 16th power is
 /// u(x)^16 = u(x^16) = u(1) = 1. So hashing 32 times is the identity, and 31 more times undo one.
 const fn word_hash_inverse(h: u16) -> u16 {
@@ -194,8 +194,6 @@ pub struct Parcel<B> {
     pub buf: B,
     /// What is known of it.
     pub packet: Packet,
-    /// The signpost that sent it here led nowhere: do not follow it again.
-    pub stale: bool,
     /// So many further fragments of the same datagram come right behind it.
     pub follow: u8,
 }

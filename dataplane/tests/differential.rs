@@ -12,6 +12,8 @@
 //! both sides, packets out of nowhere, pauses, reloads, flushes. End hosts answer what they see, so a translation may
 //! differ in the port that was chosen, and in nothing else. After every step the steering invariant must hold.
 
+#![allow(clippy::cast_possible_truncation)]
+
 mod common;
 
 use common::lab::*;
@@ -154,6 +156,8 @@ enum Act {
     Dying,
     /// A stranger sends to where the client is.
     Stranger(u8),
+    /// Client or server sends a datagram in fragments, the last first or not.
+    Large { ask: bool, backwards: bool },
 }
 
 /// A step of the script: acts of different conversations that happen at once, or something that concerns all.
@@ -290,6 +294,7 @@ fn act(dice: &mut Dice) -> Act {
             Act::ErrorAtClient { router, quote }
         }
         94..=95 => Act::Dying,
+        96..=97 => Act::Large { ask: dice.percent(50), backwards: dice.percent(50) },
         _ => Act::Stranger(flags),
     }
 }
@@ -344,6 +349,20 @@ impl Talk {
         let client = seen.src.to_string();
         // What a query's answer carries is the identifier as it was seen.
         Some(self.packet((&s.address, s.port), (&client, seen.sport), flags, s.seq, s.ack, false))
+    }
+
+    /// A datagram of this conversation, for which no link has room: as many marks as it takes.
+    fn large(&self, p: &Pkt) -> Vec<Pkt> {
+        let (src, dst) = (p.src.to_string(), p.dst.to_string());
+        let marks = mark(self.id).repeat(300);
+        let port = |at: usize| u16::from_be_bytes([p.l4[at], p.l4[at + 1]]);
+        let large = match p.proto {
+            proto::UDP => udp(&src, port(0), &dst, port(2), &marks),
+            proto::ICMP => icmp(&src, &dst, p.l4[0], p.l4[1], [p.l4[4], p.l4[5], 0, 1], &marks),
+            47 => other(&src, &dst, 47, &marks),
+            _ => return vec![p.clone()], // TCP does not send such, and `Pkt` cuts IPv4 alone
+        };
+        if p.src.is_ipv4() { large.fragments(1480) } else { vec![p.clone()] }
     }
 
     /// An error about what `end` has seen, from itself or a router beside it.
@@ -442,6 +461,8 @@ impl World {
                 Act::Ask(flags) => (t.client.side, Some(t.ask(flags))),
                 Act::Dying => (t.client.side, Some(t.ask(0).ttl(1))),
                 Act::Answer(flags) => (t.server.side, t.answer(flags)),
+                Act::Large { ask: true, .. } => (t.client.side, Some(t.ask(0))),
+                Act::Large { ask: false, .. } => (t.server.side, t.answer(0)),
                 Act::ErrorAtServer { router, quote } => (t.server.side, t.error(&t.server, router, quote)),
                 Act::ErrorAtClient { router, quote } => (t.client.side, t.error(&t.client, router, quote)),
                 Act::Stranger(flags) => {
@@ -450,10 +471,19 @@ impl World {
                     (WAN, Some(t.packet((from, port), (&t.client.address, t.client.port), flags | ACK, 1, 1, false)))
                 }
             };
-            if let Some(p) = packet {
-                self.lab.arrive(side, &addressed(side, &p).frame());
-                sent.push((n, act, p));
+            let Some(p) = packet else { continue };
+            let mut frames = match act {
+                Act::Large { .. } => t.large(&p),
+                _ => vec![p.clone()],
+            };
+            if let Act::Large { backwards: true, .. } = act {
+                frames.reverse();
             }
+            for f in &mut frames {
+                f.id = if f.fragment.is_some() { t.id } else { f.id };
+                self.lab.arrive(side, &addressed(side, f).frame());
+            }
+            sent.push((n, act, p));
         }
         self.lab.run();
         let arrived = self.lab.collect();
@@ -478,6 +508,16 @@ impl World {
     /// A packet of an act reaches an end, or comes back as an error of the gateway.
     fn arrive(&mut self, n: usize, act: Act, p: &Pkt, port: PortIdx, seen: Seen) -> String {
         let t = &mut self.talks[n];
+        if let Act::Large { ask, .. } = act {
+            let (side, address) =
+                if ask { (t.server.side, &t.server.address) } else { (t.client.side, &t.client.address) };
+            if port == side {
+                assert_eq!(seen.dst, ip(address), "the right end");
+            }
+            // Ports and identifiers are where the header is, and chosen as the case may be.
+            let Seen { src, dst, ttl, fragment, ip_len, .. } = seen;
+            return format!("{port:?} {src} > {dst} ttl {ttl} fragment {fragment:?} of {ip_len} bytes");
+        }
         let line = |s: &Seen, chosen: Option<u16>| {
             let star = |v: u16| if Some(v) == chosen { "*".to_string() } else { v.to_string() };
             let (a, b) = (star(s.sport), star(s.dport));

@@ -225,3 +225,18 @@ fn ipv6_fragments_pass_whole_or_not_at_all() {
 fn ping_with(src: &str, dst: &str, payload: &[u8]) -> Pkt {
     icmp(src, dst, 128, 0, [0, 9, 0, 1], payload)
 }
+
+/// A burst in which a datagram's fragments stand between two other packets of its flow.
+#[test]
+fn a_datagram_in_fragments_does_not_overtake_what_came_before_it() {
+    let mut lab = Lab::new(usual());
+    let of_flow = |payload: &[u8]| addressed(LAN, &udp("10.0.0.2", 4000, "203.0.113.5", 53, payload));
+    lab.arrive(LAN, &of_flow(b"first").frame());
+    for f in of_flow(&[2; 2000]).fragments(1480) {
+        lab.arrive(LAN, &f.frame());
+    }
+    lab.arrive(LAN, &of_flow(b"last").frame());
+    lab.run();
+    let lengths: Vec<_> = lab.sent(WAN).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [47, 1514, 562, 46]);
+}

@@ -594,3 +594,14 @@ fn protocols_without_ports_are_answered_too() {
         }
     });
 }
+
+#[test]
+fn an_interface_without_an_address_answers_with_another_ones() {
+    let mut routes = fib();
+    routes.addresses.retain(|(interface, _)| *interface != 0);
+    everywhere(usual(), |lab| {
+        lab.reroute(routes.clone());
+        let (port, error) = lab.send(LAN, &udp(HOST, 4000, SERVER, 53, b"").ttl(1)).pop().expect("an error");
+        assert_eq!((port, error.flow().as_str()), (LAN, "198.51.100.1 > 10.0.0.2 icmp 11/0 id 0"));
+    });
+}

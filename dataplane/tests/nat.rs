@@ -366,6 +366,41 @@ fn a_host_reaches_its_neighbour_by_the_public_address() {
     });
 }
 
+/// A service of the gateway's own, under another port and an address of another interface.
+#[test]
+fn a_forward_may_lead_to_the_gateway_itself() {
+    let mut spec = usual();
+    dnat(&mut spec, 2222, "10.0.0.1", Some(22));
+    spec.rules.push(rule("ssh", Match { dport: vec![22..=22], ..from_to(WAN_ZONE, ZoneId::LOCAL) }, Action::Accept));
+    everywhere(spec, |lab| {
+        for port in 5000..5008 {
+            let up = lab.passes(WAN, &tcp(SERVER, port, GATEWAY, 2222, SYN, 1, 0, b""), WAN_TWIN);
+            assert_eq!((up.flow(), up.ttl), (format!("203.0.113.5:{port} > 10.0.0.1:22"), 64));
+            let answer = tcp("10.0.0.1", 22, SERVER, port, SYN | ACK, 1, 2, b"").to_mac(HOST_MAC);
+            let out = lab.passes(WAN_TWIN, &answer, WAN);
+            assert_eq!((out.flow(), out.ttl), (format!("198.51.100.1:2222 > 203.0.113.5:{port}"), 64));
+        }
+        lab.refuses(WAN, &tcp(SERVER, 1, GATEWAY, 22, RST, 1, 0, b""), DropReason::InvalidTcpState);
+    });
+}
+
+/// What the kernel sends with an inside address leaves with the outside one where a rule names no zone.
+#[test]
+fn the_gateways_own_packets_are_masqueraded_where_a_rule_is_for_them() {
+    let mut spec = usual();
+    spec.rules.push(rule("from-me", from_to(ZoneId::LOCAL, WAN_ZONE), Action::Accept));
+    spec.nat = vec![NatRuleSpec { matches: Match { to: vec![WAN_ZONE], ..Match::default() }, ..masquerade() }];
+    everywhere(spec, |lab| {
+        for port in 4000..4008 {
+            let out = lab.passes(WAN_TWIN, &udp("10.0.0.1", port, SERVER, 53, b"q").to_mac(HOST_MAC), WAN);
+            assert_eq!((out.src, out.ttl), (ip(GATEWAY), 64));
+            let up = lab.passes(WAN, &udp(SERVER, 53, GATEWAY, out.sport, b"a"), WAN_TWIN);
+            assert_eq!(up.flow(), format!("203.0.113.5:53 > 10.0.0.1:{port}"));
+        }
+        assert_eq!((lab.leases(), lab.signposts()), (8, 0));
+    });
+}
+
 // ---- What is not translated, and what must be though no rule says so ------------------------------------------------
 
 /// The gateway's own connection wants the port that a host's connection has been given.

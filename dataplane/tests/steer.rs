@@ -163,6 +163,24 @@ fn a_packet_that_an_honest_port_brings_to_the_wrong_worker_finds_its_signpost_al
     lab.sound();
 }
 
+/// A NIC that hashes a first fragment's ports brings it elsewhere than the others.
+#[test]
+fn fragments_that_an_honest_port_scatters_are_put_together_all_the_same() {
+    let mut lab = Lab::with(usual(), workers(4));
+    for n in 0..20 {
+        let mut p = udp(HOST, 4000 + n, SERVER, 53, &[7; 2500]);
+        p.id = n;
+        let fragments = p.fragments(1480);
+        lab.arrive_at(usize::from(n % 4), LAN, &addressed(LAN, &fragments[1]).frame());
+        lab.run();
+        lab.arrive_at(usize::from(n / 4 % 4), LAN, &addressed(LAN, &fragments[0]).frame());
+        lab.run();
+        assert_eq!(lab.collect().len(), 2);
+        lab.moved(&["class new original +1", "event new +1"]);
+    }
+    lab.sound();
+}
+
 // ---- Hand-over ------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -212,6 +230,44 @@ fn a_full_ring_drops_with_its_own_reason_and_recovers() {
     lab.run();
     assert_eq!(lab.collect().len(), 1);
     assert_eq!(lab.pool.live(), 0);
+}
+
+/// The signpost was sent before the question, so it is there before the answer: even where the home of the answer has
+/// done nothing in between, and however the answer gets there.
+#[test]
+fn an_answer_finds_the_signpost_that_was_sent_before_its_question() {
+    for client_of in 0..3 {
+        let mut lab = Lab::with(forwarded(), Setup { arrival: Arrival::Anywhere, ..workers(4) });
+        let client = clients(&lab, 0, 1).nth(client_of).expect("a client");
+        lab.arrive_at(0, WAN, &client.question().frame());
+        lab.step(0); // the others sleep
+        assert_eq!(lab.collect().len(), 1);
+        match client_of {
+            0 => lab.arrive_at(1, LAN, &client.answer().frame()),
+            1 => {
+                lab.arrive_at(2, LAN, &client.answer().frame());
+                lab.step(2);
+            }
+            _ => {
+                // In fragments, of which another worker hands over the last.
+                let mut large = client.answer();
+                large.l4 = udp(WEB, 80, &client.address, client.port, &[7; 2000]).l4;
+                let fragments = large.fragments(1480);
+                let meets = (0..4).find(|&w| w != lab.home(&tuple(WEB, 0, &client.address, 0, proto::UDP)));
+                for f in &fragments {
+                    lab.arrive_at(meets.expect("another"), LAN, &f.frame());
+                }
+                lab.step(meets.expect("another"));
+            }
+        }
+        lab.step(1);
+        lab.run();
+        let out = lab.collect();
+        assert_eq!(out.len(), if client_of == 2 { 2 } else { 1 }, "{:?}", lab.drops());
+        assert_eq!(out[0].1.src, ip(GATEWAY), "the answer was translated: case {client_of}");
+        lab.moved(&["class established reply +1", "class new original +1", "event new +1", "event replied +1"]);
+        lab.sound();
+    }
 }
 
 // ---- Signposts ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ policy:
   default: drop
   rules:
     - {name: established, state: [established, related], action: accept}
-    - {name: neighbour-discovery, proto: icmpv6, state: untracked, action: accept}
     - {name: lan-ping, from: lan, to: local, proto: [icmp, icmpv6], state: new, action: accept}
     - {name: lan-ssh, from: lan, to: local, proto: tcp, dport: [22], state: new, action: accept}
     - {name: me-out, from: local, to: any, state: new, action: accept}

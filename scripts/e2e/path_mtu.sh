@@ -14,7 +14,6 @@ policy:
   default: drop
   rules:
     - {name: established, state: [established, related], action: accept}
-    - {name: neighbour-discovery, proto: icmpv6, state: untracked, action: accept}
     - {name: lan-out, from: lan, to: wan, state: new, action: accept}
 YAML
 start_lab

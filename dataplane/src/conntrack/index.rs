@@ -8,7 +8,7 @@
 //! *Limits*: [`MAX_PROBES`] buckets per lookup; an insertion that would need more is refused.
 //! *Sources*: the 14-way chunks of F14 (Bronson and Shi, 2019) and the tags of Swiss tables gave the idea.
 
-use crate::prefetch::prefetch;
+use crate::cpu::{matching_bytes, prefetch};
 
 /// Values per bucket.
 const WAYS: usize = 12;
@@ -35,11 +35,9 @@ impl Bucket {
     /// Bit `i` is set where way `i` has tag `tag`.
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
-        let mut mask = 0;
-        for (i, &t) in self.tags.iter().enumerate() {
-            mask |= u32::from(t == tag) << i;
-        }
-        mask
+        let mut tags = [0; 16];
+        tags[..WAYS].copy_from_slice(&self.tags);
+        matching_bytes(tags, tag) & ((1 << WAYS) - 1)
     }
 }
 

@@ -156,27 +156,28 @@ impl Conntrack {
         }
     }
 
-    /// The connection that `t` belongs to, expired or not.
-    fn find(&self, t: &Tuple) -> Option<(ConnId, Direction)> {
+    /// The hash of `t` in this worker's tables.
+    #[inline]
+    pub fn hash(&self, t: &Tuple) -> u64 {
+        if t.is_ipv4() { self.tables.v4.hash(&Key4::pack(t)) } else { self.tables.v6.hash(&Key6::pack(t)) }
+    }
+
+    /// The connection that `t` belongs to and `t`'s direction in it. Its deadline may have passed: the wheel comes by
+    /// later.
+    #[inline]
+    pub fn find(&self, t: &Tuple, hash: u64) -> Option<(ConnId, Direction)> {
         if t.is_ipv4() {
-            let key = Key4::pack(t);
-            let (slot, d) = self.tables.v4.find(self.tables.v4.hash(&key), &key)?;
+            let (slot, d) = self.tables.v4.find(hash, &Key4::pack(t))?;
             Some((ConnId(slot), d))
         } else {
-            let key = Key6::pack(t);
-            let (slot, d) = self.tables.v6.find(self.tables.v6.hash(&key), &key)?;
+            let (slot, d) = self.tables.v6.find(hash, &Key6::pack(t))?;
             Some((ConnId(slot | ConnId::V6), d))
         }
     }
 
     /// The live connection that `t` belongs to, and `t`'s direction in it.
     pub fn lookup(&self, t: &Tuple, now: Nanos) -> Option<(ConnId, Direction)> {
-        self.find(t).filter(|&(id, _)| self.tables.conn(id).deadline > now)
-    }
-
-    /// Whether `t` is the tuple of a connection whose deadline has passed but which the wheel has not seen yet.
-    pub fn stale(&self, t: &Tuple, now: Nanos) -> Option<ConnId> {
-        self.find(t).map(|(id, _)| id).filter(|&id| self.tables.conn(id).deadline <= now)
+        self.find(t, self.hash(t)).filter(|&(id, _)| self.tables.conn(id).deadline > now)
     }
 
     /// The connection.

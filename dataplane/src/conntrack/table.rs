@@ -6,7 +6,7 @@
 use super::conn::Conn;
 use super::index::Index;
 use super::tuple::{Direction, Key};
-use crate::prefetch::prefetch;
+use crate::cpu::prefetch;
 
 /// Both tuples and the connection.
 #[derive(Debug)]

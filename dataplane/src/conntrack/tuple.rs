@@ -73,11 +73,13 @@ pub struct Tuple {
 
 impl Tuple {
     /// Whether this is IPv4.
+    #[inline]
     pub const fn is_ipv4(&self) -> bool {
         self.src.is_ipv4()
     }
 
     /// Whether `proto` is the ICMP of this tuple's IP version.
+    #[inline]
     pub const fn is_icmp(&self) -> bool {
         match self.src {
             IpAddr::V4(_) => self.proto == proto::ICMP,
@@ -86,11 +88,13 @@ impl Tuple {
     }
 
     /// Whether the tuple has ports that NAT may choose and RSS hashes over.
+    #[inline]
     pub const fn has_ports(&self) -> bool {
         matches!(self.proto, proto::TCP | proto::UDP)
     }
 
     /// The tuple of a packet that answers this one. An involution for every tuple that tracking accepts.
+    #[inline]
     pub const fn inverse(&self) -> Self {
         let (sport, dport) = if self.is_icmp() {
             (self.sport, (icmp_inverse_type(self.is_ipv4(), (self.dport >> 8) as u8) as u16) << 8 | self.dport & 0xff)
@@ -125,6 +129,7 @@ impl fmt::Display for Tuple {
 }
 
 /// The type that answers query `t` (or that `t` answers); other types are their own inverse.
+#[inline]
 const fn icmp_inverse_type(ipv4: bool, t: u8) -> u8 {
     match (ipv4, t) {
         (true, 0) => 8,
@@ -155,6 +160,7 @@ pub struct Key4 {
 }
 
 impl Key for Key4 {
+    #[inline]
     fn pack(t: &Tuple) -> Self {
         let (IpAddr::V4(s), IpAddr::V4(d)) = (t.src, t.dst) else {
             debug_assert!(false, "an IPv6 tuple in an IPv4 table");
@@ -163,12 +169,14 @@ impl Key for Key4 {
         Self { addresses: u64::from(s.to_bits()) << 32 | u64::from(d.to_bits()), rest: pack_rest(t) }
     }
 
+    #[inline]
     fn tuple(&self) -> Tuple {
         let src = Ipv4Addr::from_bits((self.addresses >> 32) as u32);
         let dst = Ipv4Addr::from_bits((self.addresses & 0xffff_ffff) as u32);
         unpack_rest(src.into(), dst.into(), self.rest)
     }
 
+    #[inline]
     fn hash(&self, seed: &ahash::RandomState) -> u64 {
         seed.hash_one(u128::from(self.addresses) << 64 | u128::from(self.rest))
     }
@@ -183,6 +191,7 @@ pub struct Key6 {
 }
 
 impl Key for Key6 {
+    #[inline]
     fn pack(t: &Tuple) -> Self {
         let (IpAddr::V6(s), IpAddr::V6(d)) = (t.src, t.dst) else {
             debug_assert!(false, "an IPv4 tuple in an IPv6 table");
@@ -191,11 +200,13 @@ impl Key for Key6 {
         Self { src: halves(s.to_bits()), dst: halves(d.to_bits()), rest: pack_rest(t) }
     }
 
+    #[inline]
     fn tuple(&self) -> Tuple {
         let whole = |h: [u64; 2]| Ipv6Addr::from_bits(u128::from(h[0]) << 64 | u128::from(h[1]));
         unpack_rest(whole(self.src).into(), whole(self.dst).into(), self.rest)
     }
 
+    #[inline]
     fn hash(&self, seed: &ahash::RandomState) -> u64 {
         let whole = |h: [u64; 2]| u128::from(h[0]) << 64 | u128::from(h[1]);
         seed.hash_one((whole(self.src), whole(self.dst), self.rest))
@@ -206,11 +217,13 @@ const fn halves(v: u128) -> [u64; 2] {
     [(v >> 64) as u64, (v & 0xffff_ffff_ffff_ffff) as u64]
 }
 
+#[inline]
 fn pack_rest(t: &Tuple) -> u64 {
     u64::from(t.sport) << 24 | u64::from(t.dport) << 8 | u64::from(t.proto)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each field is cut out of its place")]
+#[inline]
 const fn unpack_rest(src: IpAddr, dst: IpAddr, rest: u64) -> Tuple {
     Tuple { src, dst, proto: rest as u8, sport: (rest >> 24) as u16, dport: (rest >> 8) as u16 }
 }

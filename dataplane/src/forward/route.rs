@@ -156,6 +156,13 @@ impl Fib {
         }
     }
 
+    /// The source of an ICMP error that leaves by `interface`: its primary address, else that of any other interface, as
+    /// Linux' `inet_select_addr` chooses.
+    pub fn error_source(&self, interface: u16, like: IpAddr) -> Option<IpAddr> {
+        let mut others = (0..self.primary.len()).filter_map(|i| self.primary(u16::try_from(i).ok()?, like));
+        self.primary(interface, like).or_else(|| others.next())
+    }
+
     /// What the table was built from.
     pub fn spec(&self) -> &FibSpec {
         &self.spec

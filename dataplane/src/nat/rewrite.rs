@@ -12,6 +12,7 @@ use crate::parse::be16;
 use crate::parse::checksum::Delta;
 
 /// Rewrites a packet whose tuple is `p.tuple` so that it has tuple `to`.
+#[inline]
 pub fn translate(b: &mut [u8], p: &Packet, to: &Tuple) {
     let from = &p.tuple;
     let (l3, l4, end) = p.span();
@@ -80,10 +81,12 @@ pub fn decrement_ttl(b: &mut [u8], l3: usize) {
     }
 }
 
+#[inline]
 fn put16(b: &mut [u8], at: usize, v: u16) {
     b[at..at + 2].copy_from_slice(&v.to_be_bytes());
 }
 
+#[inline]
 fn set_addresses(b: &mut [u8], l3: usize, src: IpAddr, dst: IpAddr, delta: Delta) {
     match (src, dst) {
         (IpAddr::V4(s), IpAddr::V4(d)) => {
@@ -102,6 +105,7 @@ fn set_addresses(b: &mut [u8], l3: usize, src: IpAddr, dst: IpAddr, delta: Delta
 
 /// Sets ports or identifier in the transport data `b`, as far as it is there, and its checksum where that is there.
 /// `changes` collects what changed.
+#[inline]
 fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, fragment: bool) {
     if fragment {
         return;

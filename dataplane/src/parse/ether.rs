@@ -36,6 +36,7 @@ pub struct Ether {
 ///
 /// # Errors
 /// `eth_truncated`, `eth_other_host`, `vlan_unknown`.
+#[inline]
 pub fn parse(b: &[u8], receiver: &Receiver) -> Result<Ether, DropReason> {
     if b.len() < HEADER {
         return Err(DropReason::EthTruncated);

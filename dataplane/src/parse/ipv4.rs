@@ -12,6 +12,7 @@ pub const HEADER: usize = 20;
 ///
 /// # Errors
 /// `ipv4_truncated`, `ipv4_version`, `ipv4_header_length`, `ipv4_checksum`.
+#[inline]
 pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
     if b.len() < HEADER {
         return Err(DropReason::Ipv4Truncated);

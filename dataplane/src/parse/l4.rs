@@ -37,6 +37,7 @@ pub struct Payload<'a> {
 impl Payload<'_> {
     /// Whether the checksum of the first `len` bytes, pseudo header included, is right. Of several parts only the sum of
     /// all is known.
+    #[inline]
     fn verified(&self, len: usize) -> bool {
         if !self.verify {
             return true;
@@ -53,12 +54,14 @@ impl Payload<'_> {
     }
 
     /// The same over all of it.
+    #[inline]
     pub(super) fn verified_all(&self) -> bool {
         self.verified(self.total)
     }
 }
 
 /// Parses transport data: its kind, and the two L4 ids of its tuple.
+#[inline]
 pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
     match b.proto {
         proto::TCP => tcp(b),
@@ -73,6 +76,7 @@ const fn invalid(reason: DropReason) -> (L4, u16, u16) {
     (L4::Invalid(reason), 0, 0)
 }
 
+#[inline]
 fn tcp(p: &Payload<'_>) -> (L4, u16, u16) {
     let b = p.head;
     if b.len() < TCP_HEADER {
@@ -90,6 +94,7 @@ fn tcp(p: &Payload<'_>) -> (L4, u16, u16) {
     (L4::Tcp(segment), sport, dport)
 }
 
+#[inline]
 fn udp(p: &Payload<'_>) -> (L4, u16, u16) {
     let b = p.head;
     if b.len() < UDP_HEADER {

@@ -1,6 +1,6 @@
 //! Bytes to offsets: bounds are proved here and only here.
 //!
-//! [`frame`] takes a received frame to a [`Packet`](crate::packet::Packet). A broken Ethernet or IP header is a drop
+//! [`frame`] takes a received frame to a [`Packet`]. A broken Ethernet or IP header is a drop
 //! with its reason; a broken transport header is an INVALID packet, which tracking classifies and policy decides on
 //! (as Linux does). What a `Packet` promises later stages: `l3 + 20 (or 40) <= l4 <= end <= frame length`, and for each
 //! [`L4`] kind the header that it names lies within `l4..end`.

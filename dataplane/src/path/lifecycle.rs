@@ -1,6 +1,6 @@
 //! A connection's way into the table and out of it: source and port, confirmation, signpost, lease, end.
 //!
-//! *Limits*: while [`REFUSALS`] refusals wait for room, no further notes are read, so that the senders' rings fill and
+//! *Limits*: while [`REFUSALS`](super::REFUSALS) refusals wait for room, no further notes are read, so that the senders' rings fill and
 //! they refuse new connections themselves.
 
 use super::hop::Hop;
@@ -64,7 +64,7 @@ impl Path {
 
     /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index.
     fn taken(&self, t: &Tuple) -> bool {
-        self.conntrack.lookup(t, Nanos(0)).is_some() || self.signposts.owner(t).is_some()
+        self.conntrack.find(t, self.conntrack.hash(t)).is_some() || self.signposts.owner(t).is_some()
     }
 
     /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
@@ -99,7 +99,7 @@ impl Path {
             }
         }
         // A connection that followed a dying one has taken over its tuple, and with it its signpost.
-        let followed = flags.has(Flags::DYING) && self.conntrack.lookup(&reply, Nanos(0)).is_some();
+        let followed = flags.has(Flags::DYING) && self.conntrack.find(&reply, self.conntrack.hash(&reply)).is_some();
         if flags.has(Flags::SIGNPOSTED) && !followed && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
             self.conntrack.defer(id, now + RETRY);
             return;
@@ -145,8 +145,11 @@ impl Path {
     fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
         match note {
             Note::Place(t) => {
-                let placed =
-                    if self.lookup(&t, now).is_some() { Err(PlaceError::Clash) } else { self.signposts.place(t, from) };
+                let placed = if self.lookup(&t, self.conntrack.hash(&t), now).is_some() {
+                    Err(PlaceError::Clash)
+                } else {
+                    self.signposts.place(t, from)
+                };
                 let refusal = match placed {
                     Ok(()) => None,
                     Err(PlaceError::Clash) => Some(Note::Clash(t)),

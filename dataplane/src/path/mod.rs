@@ -242,8 +242,8 @@ impl Path {
         }
     }
 
-    /// Takes a packet through all stages. `stale`: a signpost has led it astray already.
-    pub fn judge(&mut self, p: &mut Packet, stale: bool, now: Nanos) -> Outcome {
+    /// Takes a packet through all stages. Its hash must be that of its tuple.
+    pub fn judge(&mut self, p: &mut Packet, now: Nanos) -> Outcome {
         let from = self.policy.zone_of(p.in_port);
         let untracked = match p.kind {
             L4::NeighbourDiscovery => true,
@@ -259,12 +259,12 @@ impl Path {
             return self.stateless(p, from, None, now);
         }
         if let L4::IcmpError(quoted) = p.kind {
-            return self.error(p, quoted, from, stale, now);
+            return self.error(p, quoted, from, now);
         }
         loop {
-            let hit = match self.lookup(&p.tuple, now) {
+            let hit = match self.lookup(&p.tuple, p.hash, now) {
                 Some(hit) => Some(hit),
-                None => match self.owner_of_miss(&p.tuple, p.kind, stale) {
+                None => match self.owner_of_miss(&p.tuple, p) {
                     Some((owner, cause)) => return Outcome::Handover(owner, cause),
                     None => None,
                 },
@@ -295,26 +295,26 @@ impl Path {
     }
 
     /// The live connection of `t`; one that has expired unnoticed is ended on the way.
-    fn lookup(&mut self, t: &Tuple, now: Nanos) -> Option<(ConnId, Direction)> {
-        let hit = self.conntrack.lookup(t, now);
-        if hit.is_none()
-            && let Some(id) = self.conntrack.stale(t, now)
-        {
-            self.end(id, CtEvent::Expired, now);
+    #[inline]
+    fn lookup(&mut self, t: &Tuple, hash: u64, now: Nanos) -> Option<(ConnId, Direction)> {
+        let hit = self.conntrack.find(t, hash)?;
+        if self.conntrack.conn(hit.0).deadline > now {
+            return Some(hit);
         }
-        hit
+        self.end(hit.0, CtEvent::Expired, now);
+        None
     }
 
     /// Which other worker a tuple belongs to that no connection here has.
-    fn owner_of_miss(&self, t: &Tuple, kind: L4, stale: bool) -> Option<(WorkerId, HandoverCause)> {
-        if self.steer.is_alone() || matches!(kind, L4::Invalid(_)) {
+    fn owner_of_miss(&self, t: &Tuple, p: &Packet) -> Option<(WorkerId, HandoverCause)> {
+        if self.steer.is_alone() || matches!(p.kind, L4::Invalid(_)) {
             return None;
         }
         let home = self.steer.home(t);
         if home != self.steer.me() {
             return Some((home, HandoverCause::Stale)); // a signpost sent it here, and its flow has ended
         }
-        self.signposts.owner(t).filter(|_| !stale).map(|owner| (owner, HandoverCause::Signpost))
+        self.signposts.owner(t).filter(|_| !p.stale).map(|owner| (owner, HandoverCause::Signpost))
     }
 
     /// A packet of a known connection.
@@ -465,12 +465,12 @@ impl Path {
     }
 
     /// An ICMP error: RELATED where it is about a connection, and translated as that is.
-    fn error(&mut self, p: &mut Packet, quoted: Option<Quoted>, from: ZoneId, stale: bool, now: Nanos) -> Outcome {
+    fn error(&mut self, p: &mut Packet, quoted: Option<Quoted>, from: ZoneId, now: Nanos) -> Outcome {
         let about = quoted.filter(|q| q.tuple.src == p.tuple.dst).map(|q| (q, q.tuple.inverse()));
-        let hit = about.and_then(|(_, t)| self.lookup(&t, now));
+        let hit = about.and_then(|(_, t)| self.lookup(&t, self.conntrack.hash(&t), now));
         let (Some((quoted, tuple)), Some((id, direction))) = (about, hit) else {
             if let Some((_, t)) = about
-                && let Some((owner, cause)) = self.owner_of_miss(&t, p.kind, stale)
+                && let Some((owner, cause)) = self.owner_of_miss(&t, p)
             {
                 let cause = if cause == HandoverCause::Stale { cause } else { HandoverCause::IcmpError };
                 return Outcome::Handover(owner, cause);

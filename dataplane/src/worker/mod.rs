@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender};
 use self::neighbour::{HELD, Held};
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
+use crate::conntrack::signpost::WorkerId;
 use crate::defrag::{Defrag, Piece, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
@@ -33,15 +34,12 @@ const EXPIRIES: u32 = 64;
 /// One of so many frames has its RSS hash compared with ours.
 const RSS_SAMPLE: u32 = 256;
 
-/// A packet with all that is known of it.
+/// Packets in hand: frames, and beside each what is known of it.
 #[derive(Debug)]
-struct InFlight<B> {
-    buf: B,
-    packet: Packet,
-    stale: bool,
+struct Batch<B> {
+    bufs: ArrayVec<B, MAX_BURST>,
+    packets: ArrayVec<Packet, MAX_BURST>,
 }
-
-type Batch<B> = ArrayVec<InFlight<B>, MAX_BURST>;
 
 /// What a worker is made of besides its ports and its path.
 #[derive(Debug)]
@@ -75,6 +73,8 @@ pub struct Worker<I: Io> {
     parcels: Parcels<I::Buf>,
     commands: Receiver<Command>,
     messages: Sender<Message>,
+    /// The batch in hand; empty between two, and taken out while it is worked on.
+    batch: Option<Box<Batch<I::Buf>>>,
     /// Frames on their way out, by port.
     tx: Vec<Burst<I::Buf>>,
     held: ArrayVec<Held<I::Buf>, HELD>,
@@ -101,6 +101,7 @@ impl<I: Io> Worker<I> {
             parcels: setup.parcels,
             commands: setup.commands,
             messages: setup.messages,
+            batch: Some(Box::new(Batch { bufs: ArrayVec::new(), packets: ArrayVec::new() })),
             tx: (0..ports).map(|_| Burst::new()).collect(),
             held: ArrayVec::new(),
             defrag: Defrag::new(setup.seed),
@@ -181,24 +182,23 @@ impl<I: Io> Worker<I> {
             vlan: interface.vlan,
             verify: self.path.policy.spec().conntrack.checksum,
         };
-        let mut batch = Batch::new();
         for buf in frames {
-            if let Some(packet) = self.parse(buf, &receiver, now) {
-                batch.push(packet);
-            }
+            self.parse(buf, &receiver, now);
         }
-        self.process(batch, false, now);
+        self.process(false, now);
         true
     }
 
-    /// Parses a frame and sends on what is not to be judged here or now: ARP, fragments, other workers' packets.
-    fn parse(&mut self, buf: I::Buf, receiver: &FrameReceiver, now: Nanos) -> Option<InFlight<I::Buf>> {
+    /// Parses a frame into the batch, and sends on what is not to be judged here or now: ARP, fragments, other workers'
+    /// packets.
+    #[inline]
+    fn parse(&mut self, buf: I::Buf, receiver: &FrameReceiver, now: Nanos) {
         let mut buf = if buf.is_chained() {
             match self.io.linearise(buf) {
                 Ok(b) => b,
                 Err(_) => {
                     self.path.stats.drop_packet(DropReason::ChainedTooLong);
-                    return None;
+                    return;
                 }
             }
         } else {
@@ -210,49 +210,51 @@ impl<I: Io> Worker<I> {
                 let port = receiver.port;
                 let other = PortIdx(port.0 ^ 1); // wire and twin
                 self.send_link(buf, l2_len, other, None);
-                return None;
+                return;
             }
             Err(reason) => {
                 self.path.stats.drop_packet(reason);
-                return None;
+                return;
             }
         };
         // Ethernet pads short frames; what is forwarded is the packet.
         if buf.bytes().len() > usize::from(packet.end) && !buf.resize(usize::from(packet.end)) {
             self.path.stats.drop_packet(DropReason::NoBuffer);
-            return None;
+            return;
         }
-        let inflight = InFlight { buf, packet, stale: false };
-        let home = if self.path.steer.is_alone() || self.comes_home(&inflight) {
+        let home = if self.path.steer.is_alone() || self.comes_home(&buf, &packet) {
             self.path.steer.me()
         } else {
-            self.path.home(&inflight.packet)
-        };
-        let cause = match inflight.packet.kind {
-            L4::Fragment => HandoverCause::Fragment,
-            L4::IcmpError(_) => HandoverCause::IcmpError,
-            _ => HandoverCause::Steer,
+            self.path.home(&packet)
         };
         if home != self.path.steer.me() {
-            self.hand_over(inflight, home, cause, false);
-        } else if inflight.packet.kind == L4::Fragment {
-            self.fragment(inflight.buf, inflight.packet, now);
+            let cause = match packet.kind {
+                L4::Fragment => HandoverCause::Fragment,
+                L4::IcmpError(_) => HandoverCause::IcmpError,
+                _ => HandoverCause::Steer,
+            };
+            self.hand_over(buf, packet, home, cause);
+        } else if packet.kind == L4::Fragment {
+            self.process(false, now); // what came before goes first
+            self.fragment(buf, packet, now);
         } else {
-            return Some(inflight);
+            self.enqueue(buf, packet);
         }
-        None
     }
 
     /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash; a port that
     /// disagrees is steered in software from then on.
-    fn comes_home(&mut self, f: &InFlight<I::Buf>) -> bool {
-        let p = &f.packet;
+    fn comes_home(&mut self, buf: &I::Buf, p: &Packet) -> bool {
         let interface = usize::from(p.in_port.interface());
         if p.in_port.is_twin() || !self.rss.get(interface).is_some_and(|&r| r) {
             return false;
         }
-        if matches!(p.kind, L4::IcmpError(_)) {
-            return false; // hashed by its own addresses, belongs to the quoted packet's home
+        match p.kind {
+            // Hashed by its own addresses, belongs to the quoted packet's home.
+            L4::IcmpError(_) => return false,
+            // All of a datagram must meet, and not every device leaves the ports of a first fragment out of its hash.
+            L4::Fragment => return false,
+            _ => {}
         }
         if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
             return true;
@@ -260,7 +262,7 @@ impl<I: Io> Worker<I> {
         let sample = self.samples[interface];
         self.samples[interface] = sample.wrapping_add(1);
         if sample.is_multiple_of(RSS_SAMPLE) {
-            let agrees = f.buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
+            let agrees = buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
             if !agrees {
                 self.rss[interface] = false;
                 self.path.stats.rss_mismatches.add(1);
@@ -274,36 +276,25 @@ impl<I: Io> Worker<I> {
     fn receive_parcels(&mut self, now: Nanos) -> bool {
         let mut busy = false;
         for from in 0..self.parcels.workers() {
-            let mut batch = Batch::new();
-            // What is taken is counted, not what is left to judge: a sender that is faster than this worker must not keep
-            // it here.
-            let mut taken = 0;
-            while taken < self.burst {
-                let Some(Parcel { buf, packet, stale, follow }) = self.parcels.receive(from) else { break };
-                taken += 1 + usize::from(follow);
+            for _ in 0..self.burst {
+                let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
+                busy = true;
                 if packet.kind == L4::Fragment {
-                    busy = true;
-                    // It may make a reply whole whose signpost was sent before it.
-                    self.path.read_notes(now);
+                    self.path.read_notes(now); // it may be the last of its datagram
+                    self.process(true, now);
                     self.fragment(buf, packet, now); // its addresses' home puts it together
-                    continue;
-                }
-                if follow > 0 {
+                } else if follow > 0 {
                     // What came before it goes first.
                     self.path.read_notes(now);
-                    self.process(std::mem::take(&mut batch), true, now);
+                    self.process(true, now);
                     self.receive_train(from, buf, packet, follow);
-                    self.judge_train(packet, stale, true, now);
-                    busy = true;
-                    continue;
+                    self.judge_train(packet, true, now);
+                } else {
+                    self.enqueue(buf, packet);
                 }
-                batch.push(InFlight { buf, packet, stale });
             }
-            if !batch.is_empty() {
-                busy = true;
-                self.path.read_notes(now);
-                self.process(batch, true, now);
-            }
+            self.path.read_notes(now);
+            self.process(true, now);
         }
         busy
     }
@@ -318,9 +309,8 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn hand_over(&mut self, f: InFlight<I::Buf>, to: u16, cause: HandoverCause, stale: bool) {
-        let parcel = Parcel { buf: f.buf, packet: f.packet, stale, follow: 0 };
-        match self.parcels.send(to, parcel) {
+    fn hand_over(&mut self, buf: I::Buf, packet: Packet, to: WorkerId, cause: HandoverCause) {
+        match self.parcels.send(to, Parcel { buf, packet, follow: 0 }) {
             Ok(()) => self.path.stats.handover(cause),
             Err(_) => self.path.stats.drop_packet(DropReason::HandoverFull),
         }
@@ -328,31 +318,42 @@ impl<I: Io> Worker<I> {
 
     // ---- Judge and carry out ----------------------------------------------------------------------------------------
 
-    /// A batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
+    /// Adds a packet to the batch. At most [`MAX_BURST`] come between two calls of [`Worker::process`].
+    #[inline]
+    fn enqueue(&mut self, buf: I::Buf, packet: Packet) {
+        if let Some(batch) = &mut self.batch {
+            batch.bufs.push(buf);
+            batch.packets.push(packet);
+        }
+    }
+
+    /// The batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
     /// `handed`: another worker has sent them here.
-    fn process(&mut self, batch: Batch<I::Buf>, handed: bool, now: Nanos) {
-        let mut hashes: ArrayVec<u64, MAX_BURST> = ArrayVec::new();
-        for f in &batch {
-            hashes.push(self.path.conntrack.prefetch_bucket(&f.packet.tuple));
+    fn process(&mut self, handed: bool, now: Nanos) {
+        let Some(mut batch) = self.batch.take() else { return };
+        let Batch { bufs, packets } = &mut *batch;
+        for p in packets.iter_mut() {
+            p.hash = self.path.conntrack.prefetch_bucket(&p.tuple);
         }
-        for (f, &hash) in batch.iter().zip(&hashes) {
-            self.path.conntrack.prefetch_entry(f.packet.tuple.is_ipv4(), hash);
+        for p in packets.iter() {
+            self.path.conntrack.prefetch_entry(p.tuple.is_ipv4(), p.hash);
         }
-        for mut f in batch {
-            match self.path.judge(&mut f.packet, f.stale, now) {
-                Outcome::Forward(plan) => self.forward(f, &plan, now),
+        for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
+            match self.path.judge(packet, now) {
+                Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),
                 Outcome::Drop(Refusal { reason, error }) => {
                     self.path.stats.drop_packet(reason);
                     if let Some(error) = error {
-                        self.answer(f.buf.bytes(), &f.packet, error, now);
+                        self.answer(buf.bytes(), packet, error, now);
                     }
                 }
-                // Its port brought it to the wrong worker: no signpost has led it astray yet.
-                Outcome::Handover(to, HandoverCause::Stale) if !handed => {
-                    self.hand_over(f, to, HandoverCause::Steer, false);
+                Outcome::Handover(to, cause) => {
+                    let cause = packet.astray(cause, handed);
+                    self.hand_over(buf, *packet, to, cause);
                 }
-                Outcome::Handover(to, cause) => self.hand_over(f, to, cause, cause == HandoverCause::Stale),
             }
         }
+        packets.clear();
+        self.batch = Some(batch);
     }
 }

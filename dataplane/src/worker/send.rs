@@ -1,30 +1,31 @@
 //! Carrying out a plan on a frame's bytes: translation, TTL, link header, fragments, transmit queue.
 
+use super::Worker;
 use super::neighbour::{HELD_FOR, Held};
-use super::{InFlight, Worker};
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::fragment;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Burst, Io, PortIdx};
 use crate::nat::rewrite;
+use crate::packet::Packet;
 use crate::parse::ether;
 use crate::path::{L2, Plan, Rewrite};
 use crate::time::Nanos;
 
 impl<I: Io> Worker<I> {
     /// Rewrites a packet and sends it.
-    pub(super) fn forward(&mut self, f: InFlight<I::Buf>, plan: &Plan, now: Nanos) {
-        let InFlight { mut buf, packet, .. } = f;
+    #[inline]
+    pub(super) fn forward(&mut self, mut buf: I::Buf, packet: &Packet, plan: &Plan, now: Nanos) {
         // The error to send should the next hop not answer quotes the packet as it came: it must be built now.
         let error = match plan.l2 {
-            L2::Resolve(_) => self.make_error(buf.bytes(), &packet, IcmpError::HostUnreachable),
+            L2::Resolve(_) => self.make_error(buf.bytes(), packet, IcmpError::HostUnreachable),
             _ => None,
         };
         match &plan.rewrite {
             Rewrite::None => {}
-            Rewrite::Tuple(to) => rewrite::translate(buf.bytes_mut(), &packet, to),
-            Rewrite::Error(quoted, to) => rewrite::translate_error(buf.bytes_mut(), &packet, quoted, to),
+            Rewrite::Tuple(to) => rewrite::translate(buf.bytes_mut(), packet, to),
+            Rewrite::Error(quoted, to) => rewrite::translate_error(buf.bytes_mut(), packet, quoted, to),
         }
         let error = error.map(|e| (e, packet.in_port));
         self.dispatch(buf, usize::from(packet.l3), plan, error, now);
@@ -44,6 +45,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// Sends a translated packet as the plan says. `error` goes back should the next hop not answer.
+    #[inline]
     fn dispatch(&mut self, mut buf: I::Buf, l3: usize, plan: &Plan, error: Option<(I::Buf, PortIdx)>, now: Nanos) {
         if plan.hop {
             rewrite::decrement_ttl(buf.bytes_mut(), l3);
@@ -60,6 +62,7 @@ impl<I: Io> Worker<I> {
 
     /// Gives a frame the link header of `egress` and queues it. `to`: its new destination; `None` leaves both MAC
     /// addresses as they are.
+    #[inline]
     pub(super) fn send_link(&mut self, mut buf: I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) {
         let interface = &self.path.interfaces[usize::from(egress.interface())];
         let vlan = if egress.is_twin() { None } else { interface.vlan };
@@ -111,6 +114,7 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    #[inline]
     pub(super) fn queue(&mut self, buf: I::Buf, port: PortIdx) {
         let i = usize::from(port.0);
         if self.tx[i].is_full() {

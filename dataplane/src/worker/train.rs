@@ -2,7 +2,7 @@
 //!
 //! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
 
-use super::{InFlight, Worker};
+use super::Worker;
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
 use crate::defrag::{Arrived, Piece, Train};
@@ -51,21 +51,22 @@ impl<I: Io> Worker<I> {
         };
         let home = self.path.home(&packet);
         if self.path.steer.is_alone() || home == self.path.steer.me() {
-            self.judge_train(packet, false, false, now);
+            self.judge_train(packet, false, now);
         } else {
-            self.hand_over_train(packet, home, HandoverCause::Fragment, false);
+            self.hand_over_train(packet, home, HandoverCause::Fragment);
         }
     }
 
     /// Judges the datagram in the train, `packet` being the whole, and carries it out on each fragment.
-    pub(super) fn judge_train(&mut self, mut packet: Packet, stale: bool, handed: bool, now: Nanos) {
-        match self.path.judge(&mut packet, stale, now) {
+    pub(super) fn judge_train(&mut self, mut packet: Packet, handed: bool, now: Nanos) {
+        packet.hash = self.path.conntrack.prefetch_bucket(&packet.tuple);
+        match self.path.judge(&mut packet, now) {
             Outcome::Forward(plan) => {
                 let mut train = std::mem::take(&mut self.train);
                 for (n, piece) in train.drain(..).enumerate() {
                     if n == 0 {
                         let head = Packet { end: piece.packet.end, ..packet };
-                        self.forward(InFlight { buf: piece.buf, packet: head, stale: false }, &plan, now);
+                        self.forward(piece.buf, &head, &plan, now);
                     } else {
                         let l3 = usize::from(piece.packet.l3);
                         self.forward_later(piece.buf, l3, &packet.tuple, &plan, now);
@@ -84,22 +85,21 @@ impl<I: Io> Worker<I> {
                 }
                 self.lose_train(reason);
             }
-            Outcome::Handover(to, HandoverCause::Stale) if !handed => {
-                self.hand_over_train(packet, to, HandoverCause::Fragment, false);
+            Outcome::Handover(to, cause) => {
+                let cause = packet.astray(cause, handed);
+                self.hand_over_train(packet, to, cause);
             }
-            Outcome::Handover(to, cause) => self.hand_over_train(packet, to, cause, cause == HandoverCause::Stale),
         }
     }
 
     /// Hands all fragments of the train over, or none.
-    fn hand_over_train(&mut self, packet: Packet, to: WorkerId, cause: HandoverCause, stale: bool) {
+    fn hand_over_train(&mut self, packet: Packet, to: WorkerId, cause: HandoverCause) {
         let count = self.train.len();
         // Invariant: a train has at most TRAIN + 1 pieces.
         let follow = u8::try_from(count.saturating_sub(1)).unwrap_or(0);
         let parcels = self.train.drain(..).enumerate().map(|(n, piece)| Parcel {
             buf: piece.buf,
             packet: if n == 0 { packet } else { piece.packet },
-            stale,
             follow: if n == 0 { follow } else { 0 },
         });
         if self.parcels.send_all(to, parcels) {

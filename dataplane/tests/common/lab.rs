@@ -62,6 +62,8 @@ pub struct Setup {
     pub lan_mtu: u16,
     pub wan_mtu: u16,
     pub lan_vlan: Option<u16>,
+    /// Known stations on each link: so many host numbers from the lowest on, and the routers.
+    pub stations: u8,
 }
 
 impl Default for Setup {
@@ -75,6 +77,7 @@ impl Default for Setup {
             lan_mtu: 1500,
             wan_mtu: 1500,
             lan_vlan: None,
+            stations: 249,
         }
     }
 }
@@ -280,15 +283,18 @@ impl Lab {
             generation: 1,
             before: BTreeMap::new(),
         };
-        for n in 2..=250u8 {
-            lab.neighbour(0, &format!("10.0.0.{n}"), true);
+        let lan = (2..=250).take(usize::from(setup.stations)).map(|n| (0, format!("10.0.0.{n}")));
+        let wan = (10..=253).take(usize::from(setup.stations)).chain([254]).map(|n| (1, format!("198.51.100.{n}")));
+        let others = [(0, "fd00:1::2"), (1, "2001:db8::10"), (1, "2001:db8::fe")].map(|(i, a)| (i, a.to_string()));
+        for (n, (interface, address)) in lan.chain(wan).chain(others).enumerate() {
+            let update = station(interface, &address, true);
+            for worker in 0..lab.workers.len() {
+                lab.tell(worker, Command::Neighbour(update));
+            }
+            if n % 100 == 99 {
+                lab.run();
+            }
         }
-        for n in 10..=254u8 {
-            lab.neighbour(1, &format!("198.51.100.{n}"), true);
-        }
-        lab.neighbour(0, "fd00:1::2", true);
-        lab.neighbour(1, "2001:db8::10", true);
-        lab.neighbour(1, "2001:db8::fe", true);
         lab.run();
         lab.changed();
         lab
@@ -296,10 +302,7 @@ impl Lab {
 
     /// A neighbour appears or goes.
     pub fn neighbour(&mut self, interface: u16, address: &str, there: bool) {
-        let mut mac = HOST_MAC;
-        mac[5] = interface as u8;
-        let update =
-            NeighbourUpdate { interface, address: address.parse().expect("address"), mac: there.then_some(mac) };
+        let update = station(interface, address, there);
         self.command(|| Command::Neighbour(update));
     }
 
@@ -404,7 +407,7 @@ impl Lab {
                 self.workers[n].step(self.now);
                 self.now = self.now + Nanos(1000);
             }
-            let mut busy = false;
+            let mut busy = self.commands.iter().any(|c| !c.is_empty());
             for w in &mut self.workers {
                 busy |= w.step(self.now);
             }
@@ -673,6 +676,13 @@ impl Lab {
     pub fn moved(&mut self, expected: &[&str]) {
         assert_eq!(self.changed(), expected);
     }
+}
+
+/// The station that has `address` on a link, or had it.
+fn station(interface: u16, address: &str, there: bool) -> NeighbourUpdate {
+    let mut mac = HOST_MAC;
+    mac[5] = interface as u8;
+    NeighbourUpdate { interface, address: ip(address), mac: there.then_some(mac) }
 }
 
 /// `p` for the gateway's own station, unless it says otherwise.
