@@ -122,6 +122,18 @@ fn rule_counters_are_carried_over_a_reload_by_name() {
 }
 
 #[test]
+fn metrics_are_there_without_any_translation() {
+    let lab = Lab::start(1, RULES);
+    let nat = "nat:\n  - {name: out, type: masquerade, from: lan, to: wan}\n";
+    let good = lab.yaml(RULES);
+    assert!(good.contains(nat));
+    std::fs::write(lab.file(), good.replace(nat, "")).expect("write");
+    lab.ctl(&["reload"]).expect("reload");
+    assert!(!lab.scrape().contains("sluice_nat_ports_used"), "there is no translated address");
+    lab.stop();
+}
+
+#[test]
 fn every_metric_of_the_contract_is_there_with_help_and_type() {
     let lab = Lab::start(2, RULES);
     let text = lab.scrape();

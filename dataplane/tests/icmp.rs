@@ -531,6 +531,37 @@ fn few_packets_wait_for_one_next_hop() {
 }
 
 #[test]
+fn a_question_that_was_lost_is_asked_again_under_traffic_that_does_not_pause() {
+    everywhere(usual(), |lab| {
+        for n in 0..10 {
+            lab.send(LAN, &udp(HOST, 4000, STRANGER, 53, &[n]));
+            lab.wait(Nanos::from_secs(1));
+        }
+        let asked = resolves(lab);
+        assert!(asked.len() > 3, "asked {} times in ten seconds", asked.len());
+        lab.neighbour(1, STRANGER, true);
+        lab.collect();
+    });
+}
+
+#[test]
+fn a_scan_of_absent_hosts_keeps_nobody_from_being_resolved() {
+    everywhere(usual(), |lab| {
+        for host in 1..=300 {
+            assert!(lab.send(LAN, &udp("fd00:1::2", 4000, &format!("2001:db8::dead:{host}"), 53, b"scan")).is_empty());
+        }
+        resolves(lab);
+        lab.send(LAN, &udp(HOST, 4000, STRANGER, 53, b"hello"));
+        assert_eq!(resolves(lab), [(1, ip(STRANGER))]);
+        lab.neighbour(1, STRANGER, true);
+        let out = lab.collect();
+        assert!(out.iter().any(|(port, s)| *port == WAN && s.payload == b"hello"), "its packet waited");
+        lab.wait(Nanos::from_secs(4));
+        lab.collect();
+    });
+}
+
+#[test]
 fn a_packet_that_waits_is_cut_when_it_goes() {
     everywhere_with(&Setup { wan_mtu: 1280, ..Setup::default() }, usual(), |lab| {
         let p = udp(HOST, 4000, STRANGER, 53, &[5; 1400]);

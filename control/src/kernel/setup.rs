@@ -60,8 +60,16 @@ fn tap(device: &str) -> Option<&str> {
 /// # Errors
 /// What the kernel refused first.
 pub async fn bring_up(handle: &Handle, config: &Config) -> Result<(), KernelError> {
-    for wire in config.launch.interfaces.iter().filter_map(|i| kernel_wire(&i.device)) {
+    for device in config.launch.interfaces.iter().map(|i| &i.device) {
+        let Some(wire) = kernel_wire(device) else { continue };
         silence(wire);
+        if device.contains("_af_packet") {
+            // It sets PACKET_FANOUT_FLAG_DEFRAG: `dpdk/drivers/net/af_packet/rte_eth_af_packet.c`.
+            tracing::warn!(
+                "{wire}: the driver net_af_packet has the kernel join IPv4 fragments and then cuts what is larger than a \
+                 frame: such datagrams are lost (ipv4_truncated); net_af_xdp has no such limit"
+            );
+        }
     }
     let mut indices = Vec::new();
     for interface in &config.interfaces {

@@ -62,16 +62,28 @@ impl<I: Io> Worker<I> {
         buf.resize(len).then_some(buf)
     }
 
-    /// Keeps a packet until its next hop is known; asks control to have it resolved.
+    /// Keeps a packet until its next hop is known; asks control to have it resolved. Where too many wait, the oldest makes
+    /// room: whoever scans a subnet must not keep others from being resolved.
     pub(super) fn hold(&mut self, held: Held<I::Buf>) {
         let same = self.held.iter().filter(|h| h.address == held.address && h.egress == held.egress).count();
-        if same == 0 && self.held.len() < HELD {
-            let event = Event::Resolve { interface: held.egress.interface(), address: held.address };
-            let _ = self.messages.try_send(Message { worker: self.index, event });
+        if same >= HELD_PER_NEIGHBOUR {
+            self.path.stats.drop_packet(DropReason::NeighbourQueueFull);
+            return;
         }
-        if same >= HELD_PER_NEIGHBOUR || self.held.try_push(held).is_err() {
+        if self.held.is_full() {
+            self.held.remove(0);
             self.path.stats.drop_packet(DropReason::NeighbourQueueFull);
         }
+        if same == 0 {
+            self.ask(held.egress, held.address);
+        }
+        self.held.push(held);
+    }
+
+    /// Has control have the kernel resolve a next hop.
+    fn ask(&self, egress: PortIdx, address: IpAddr) {
+        let event = Event::Resolve { interface: egress.interface(), address };
+        let _ = self.messages.try_send(Message { worker: self.index, event });
     }
 
     /// A neighbour changed: packets that waited for it go, or are given up.
@@ -111,7 +123,13 @@ impl<I: Io> Worker<I> {
     pub(super) fn give_up_held(&mut self, now: Nanos) {
         while let Some(i) = self.held.iter().position(|h| h.until <= now) {
             let held = self.held.remove(i);
+            let (egress, address) = (held.egress, held.address);
             self.give_up(held);
+            // Nobody has said that it does not answer: the question was lost, or the kernel could not ask. Under traffic
+            // that does not pause it would never be asked again.
+            if self.held.iter().any(|h| h.until > now && h.egress == egress && h.address == address) {
+                self.ask(egress, address);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use dataplane::api::launch::{HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{AddrSet, PolicySpec};
 
-use super::node::Node;
+use super::node::{Node, Value};
 use super::reader::Reader;
 use super::schema::{Control, Dataplane, Document, Metrics};
 use super::{Config, ControlConfig, Interface};
@@ -141,7 +141,13 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
 
 fn workers<'y>(node: &'y Node, reader: &Reader<'y>) -> Vec<usize> {
     let mut cpus = Vec::new();
-    let items = reader.one_or_many(node, "the CPUs of the workers, such as [1, 2]");
+    let accepted = "the CPUs of the workers, such as [1, 2]";
+    if matches!(node.value, Value::Scalar(_)) {
+        // `workers: 2` means two workers to one and CPU 2 to another.
+        reader.refuse(node, format_args!("is not a list; accepted: {accepted}"));
+        return cpus;
+    }
+    let items = reader.one_or_many(node, accepted);
     if items.len() > MAX_WORKERS {
         reader.refuse(node, format_args!("has {} workers; accepted: at most {MAX_WORKERS}", items.len()));
         return cpus;
