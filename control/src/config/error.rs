@@ -32,7 +32,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
+        write!(f, "{}:", visible(self.file.to_string_lossy().chars()))?;
         if let Some((line, column)) = self.position {
             write!(f, "{line}:")?;
             if let Some(column) = column {
@@ -50,7 +50,7 @@ impl fmt::Display for Problem {
 /// one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The problems, at most [`MAX_PROBLEMS`].
+    /// The problems, at most 100.
     pub problems: Vec<Problem>,
     /// How many more there were.
     pub omitted: usize,
