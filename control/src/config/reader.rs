@@ -70,10 +70,10 @@ impl<'y> Reader<'y> {
     }
 
     /// Notes a problem that is not in the YAML file itself; `node` is what led there.
-    pub fn refuse_elsewhere(&self, node: &Node, file: &Path, line: Option<u64>, message: String) {
+    pub fn refuse_elsewhere(&self, node: &Node, file: &Path, line: u64, message: String) {
         self.note(|| Problem {
             file: file.to_owned(),
-            position: line.map(|line| (line, None)),
+            position: Some((line, None)),
             path: self.root.path_of(node).unwrap_or_default(),
             message,
         });

@@ -36,7 +36,10 @@ pub fn sets<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) {
             (None, Some(file)) => match reader.text(file, "the path of a file") {
                 Some(path) => {
                     let path = reader.file().parent().unwrap_or(reader.file()).join(path);
-                    read_file(&path, |line, message| reader.refuse_elsewhere(file, &path, line, message))
+                    read_file(&path, |line, message| match line {
+                        Some(line) => reader.refuse_elsewhere(file, &path, line, message),
+                        None => reader.refuse(file, message),
+                    })
                 }
                 None => Union::default().into_set(),
             },
