@@ -8,7 +8,7 @@
 //! *Limits*: [`MAX_PROBES`] buckets per lookup; an insertion that would need more is refused.
 //! *Sources*: the 14-way chunks of F14 (Bronson and Shi, 2019) and the tags of Swiss tables gave the idea.
 
-use crate::cpu::{matching_bytes, prefetch};
+use crate::cpu::{matching_bytes, prefer_huge_pages, prefetch};
 
 /// Values per bucket.
 const WAYS: usize = 12;
@@ -55,7 +55,11 @@ impl Index {
     /// Room for `capacity` values at the design load of 80 %.
     pub fn new(capacity: usize) -> Self {
         let n = (capacity * 100).div_ceil(WAYS * LOAD_PERCENT).max(1);
-        Self { buckets: vec![Bucket::default(); next_prime(n)].into_boxed_slice() }
+        let n = next_prime(n);
+        let mut buckets = Vec::with_capacity(n);
+        prefer_huge_pages(buckets.spare_capacity_mut());
+        buckets.resize(n, Bucket::default());
+        Self { buckets: buckets.into_boxed_slice() }
     }
 
     /// Bytes that it occupies.

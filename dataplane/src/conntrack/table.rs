@@ -6,7 +6,7 @@
 use super::conn::Conn;
 use super::index::Index;
 use super::tuple::{Direction, Key};
-use crate::cpu::prefetch;
+use crate::cpu::{prefer_huge_pages, prefetch};
 
 /// Both tuples and the connection.
 #[derive(Debug)]
@@ -44,7 +44,9 @@ const NONE: u32 = u32::MAX;
 impl<K: Key> Table<K> {
     /// An empty table for `capacity` connections.
     pub fn new(capacity: usize, seed: ahash::RandomState) -> Self {
-        Self { index: Index::new(capacity * 2), entries: Vec::with_capacity(capacity), free: NONE, seed }
+        let mut entries = Vec::with_capacity(capacity);
+        prefer_huge_pages(entries.spare_capacity_mut());
+        Self { index: Index::new(capacity * 2), entries, free: NONE, seed }
     }
 
     /// The keyed hash of `key`.
