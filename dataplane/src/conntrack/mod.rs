@@ -127,11 +127,6 @@ impl Conntrack {
         self.count
     }
 
-    /// Bytes per IPv4 connection at capacity, its share of the index included.
-    pub fn memory_per_ipv4_connection(&self) -> usize {
-        self.tables.v4.memory_per_connection()
-    }
-
     /// First pass over a burst: the hash of `t`, its bucket on the way to the cache.
     #[inline]
     pub fn prefetch_bucket(&self, t: &Tuple) -> u64 {

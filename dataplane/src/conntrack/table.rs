@@ -160,3 +160,15 @@ impl<K: Key> Table<K> {
         self.index.memory() / self.entries.capacity().max(1) + size_of::<Entry<K>>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conntrack::tuple::Key4;
+
+    #[test]
+    fn an_ipv4_connection_takes_at_most_192_bytes_with_its_share_of_the_index() {
+        let table: Table<Key4> = Table::new(100_000, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        assert!(table.memory_per_connection() <= 192, "{} bytes", table.memory_per_connection());
+    }
+}
