@@ -86,11 +86,6 @@ impl Listeners {
         };
         Ok(Self { control, socket, metrics })
     }
-
-    /// Where metrics are served, the port resolved where the configuration says 0.
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref()?.local_addr().ok()
-    }
 }
 
 /// The started dataplane as [`run`] needs it.

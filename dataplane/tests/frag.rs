@@ -11,7 +11,6 @@ use dataplane::api::DropReason;
 use dataplane::api::policy::PolicySpec;
 use dataplane::defrag;
 use dataplane::io::PortIdx;
-use dataplane::parse::be16_at;
 use dataplane::time::Nanos;
 
 /// All frames that left by `port`, put together to the IPv4 datagram they are fragments of; and how many they were.

@@ -46,11 +46,6 @@ pub fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: usize) -> u64 {
     addresses + u64::from(proto) + len as u64
 }
 
-/// Whether the transport data `b`, its checksum field included, is right. An absent checksum is not this function's.
-pub fn transport_ok(src: IpAddr, dst: IpAddr, proto: u8, b: &[u8]) -> bool {
-    fold(add(pseudo(src, dst, proto, b.len()), b)) == 0xffff
-}
-
 /// The difference that replaced fields make to a checksum (RFC 1624): built up field by field, applied to any number of
 /// checksums that cover those fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

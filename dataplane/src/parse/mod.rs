@@ -121,14 +121,6 @@ pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([b[at], b[at + 1]])
 }
 
-/// Big-endian u16 at `at`, for readers of whole frames.
-///
-/// # Panics
-/// Where `b` is shorter.
-pub fn be16_at(b: &[u8], at: usize) -> u16 {
-    be16(b, at)
-}
-
 /// Big-endian u32 at `at`; the caller has checked the bounds.
 #[inline]
 pub(crate) fn be32(b: &[u8], at: usize) -> u32 {

@@ -62,17 +62,15 @@ impl<I: Io> Worker<I> {
         packet.hash = self.path.conntrack.prefetch_bucket(&packet.tuple);
         match self.path.judge(&mut packet, now) {
             Outcome::Forward(plan) => {
-                let mut train = std::mem::take(&mut self.train);
-                for (n, piece) in train.drain(..).enumerate() {
-                    if n == 0 {
-                        let head = Packet { end: piece.packet.end, ..packet };
-                        self.forward(piece.buf, &head, &plan, now);
-                    } else {
-                        let l3 = usize::from(piece.packet.l3);
-                        self.forward_later(piece.buf, l3, &packet.tuple, &plan, now);
-                    }
+                self.train.reverse(); // so that the first comes off first
+                if let Some(first) = self.train.pop() {
+                    let head = Packet { end: first.packet.end, ..packet };
+                    self.forward(first.buf, &head, &plan, now);
                 }
-                self.train = train;
+                while let Some(piece) = self.train.pop() {
+                    let l3 = usize::from(piece.packet.l3);
+                    self.forward_later(piece.buf, l3, &packet.tuple, &plan, now);
+                }
             }
             Outcome::Drop(Refusal { reason, error }) => {
                 if let Some(error) = error {

@@ -8,7 +8,7 @@ use dataplane::conntrack::tuple::{Tuple, proto};
 use dataplane::io::{PortIdx, RxChecksum};
 use dataplane::nat::rewrite::{self, ErrorTarget};
 use dataplane::packet::{L4, Packet, Quoted};
-use dataplane::parse::{self, Parsed, Receiver, be16_at, checksum};
+use dataplane::parse::{self, Parsed, Receiver, checksum};
 use dataplane::time::Nanos;
 
 use super::lab::*;
@@ -148,11 +148,11 @@ fn l4_right(b: &[u8], p: &Packet) -> bool {
         L4::Udp if be16_at(data, 6) == 0 => true,
         L4::Udp => {
             let len = usize::from(be16_at(data, 4));
-            checksum::transport_ok(p.tuple.src, p.tuple.dst, proto::UDP, &data[..len])
+            transport_ok(p.tuple.src, p.tuple.dst, proto::UDP, &data[..len])
         }
-        L4::Tcp(_) => checksum::transport_ok(p.tuple.src, p.tuple.dst, proto::TCP, data),
+        L4::Tcp(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::TCP, data),
         L4::IcmpQuery | L4::IcmpError(_) if p.tuple.is_ipv4() => checksum::sum(data) == 0xffff,
-        L4::IcmpQuery | L4::IcmpError(_) => checksum::transport_ok(p.tuple.src, p.tuple.dst, proto::ICMPV6, data),
+        L4::IcmpQuery | L4::IcmpError(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::ICMPV6, data),
         _ => true,
     }
 }
