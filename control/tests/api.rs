@@ -241,6 +241,7 @@ fn connections_are_counted_and_flushed_by_filter() {
             proto: 1,
             sport: 9,
             dport: 8 << 8,
+            ct_zone: 0,
         },
         reply: Tuple {
             src: "203.0.113.5".parse().expect("address"),
@@ -248,8 +249,9 @@ fn connections_are_counted_and_flushed_by_filter() {
             proto: 1,
             sport: 9,
             dport: 0,
+            ct_zone: 0,
         },
-        tcp_state: None,
+        state: None,
         replied: false,
         assured: false,
         ..tcp_conn(1)

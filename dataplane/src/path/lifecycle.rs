@@ -5,6 +5,7 @@
 
 use super::hop::Hop;
 use super::{Path, RETRY};
+use crate::api::command::ConnEventKind;
 use crate::api::policy::{NatKind, PreservePort};
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
@@ -84,6 +85,7 @@ impl Path {
             self.lease(&u.reply, 1);
         }
         self.stats.ct_event(CtEvent::New);
+        self.emit(ConnEventKind::New, id, now);
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
         Ok(id)
     }
@@ -94,6 +96,7 @@ impl Path {
         let flags = self.conntrack.conn(id).flags;
         if !flags.has(Flags::DYING) {
             self.stats.ct_event(event);
+            self.emit(ConnEventKind::Destroy(event), id, now);
             if flags.has(Flags::LEASED) {
                 self.lease(&reply, -1);
             }

@@ -17,14 +17,17 @@
 
 mod hop;
 mod lifecycle;
+mod operator;
+mod view;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use crossbeam_channel::Sender;
 
 use self::hop::Hop;
-use crate::api::command::Event;
+use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
 use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
@@ -139,6 +142,15 @@ pub enum Rewrite {
     Error(Quoted, ErrorTarget),
 }
 
+/// Where a worker reports changes of connections.
+#[derive(Clone, Debug)]
+pub struct EventSink {
+    /// The worker's index.
+    pub worker: usize,
+    /// Its way to control.
+    pub messages: Sender<Message>,
+}
+
 /// One worker's stages and all that they know.
 #[derive(Debug)]
 pub struct Path {
@@ -162,6 +174,8 @@ pub struct Path {
     pub stats: Arc<WorkerStats>,
     /// What control should hear of.
     pub reports: ArrayVec<Event, REPORTS>,
+    /// Where changes of connections are reported, while somebody listens.
+    pub events: Option<EventSink>,
     notes: Notes,
     refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
     random: Random,
@@ -210,6 +224,7 @@ impl Path {
             interfaces: setup.interfaces,
             stats: setup.stats,
             reports: ArrayVec::new(),
+            events: None,
             notes: setup.notes,
             refusals: ArrayVec::new(),
             random: Random::new(a ^ d.rotate_left(17)),
@@ -270,8 +285,11 @@ impl Path {
                 },
             };
             match self.conntrack.track(p, hit, &self.policy.spec().conntrack, now) {
-                Tracked::Conn { id, direction, first_reply, became_assured, end } => {
+                Tracked::Conn { id, direction, first_reply, became_assured, changed, end } => {
                     let outcome = self.known(p, id, direction, from, now);
+                    if (first_reply || became_assured || changed) && p.conn.is_some() {
+                        self.emit(ConnEventKind::Update, id, now);
+                    }
                     if first_reply {
                         self.stats.ct_event(CtEvent::Replied);
                     }
@@ -298,7 +316,7 @@ impl Path {
     #[inline]
     fn lookup(&mut self, t: &Tuple, hash: u64, now: Nanos) -> Option<(ConnId, Direction)> {
         let hit = self.conntrack.find(t, hash)?;
-        if self.conntrack.conn(hit.0).deadline > now {
+        if self.conntrack.conn(hit.0).deadline() > now {
             return Some(hit);
         }
         self.end(hit.0, CtEvent::Expired, now);
@@ -329,7 +347,7 @@ impl Path {
         };
         self.stats.classify(p.state, direction);
         let cached = conn.cache[direction.index()];
-        let current = cached.epoch == self.epoch && cached.state == p.state && cached.in_port == p.in_port;
+        let current = cached.epoch == self.epoch && cached.is_of(p.state) && cached.in_port == p.in_port;
         let (cached, l2) = match self.l2(p.in_port, &cached).filter(|_| current) {
             Some(l2) => (cached, l2),
             None => match self.find_out(p, id, direction, from, now) {
@@ -342,9 +360,9 @@ impl Path {
             Ok(fragment) => fragment,
             Err(refusal) => return refusal.into(),
         };
-        self.rules.count(cached.rule, u64::from(p.ip_len));
-        if !cached.accept {
-            return self.denied(p, cached.rule, None);
+        self.rules.count(cached.rule(), u64::from(p.ip_len));
+        if !cached.accepts() {
+            return self.denied(p, cached.rule(), None);
         }
         let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
             Rewrite::Tuple(self.conntrack.tuple(id, direction.opposite()).inverse())
@@ -385,15 +403,8 @@ impl Path {
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
         let (neighbour, l2) = self.resolve(hop);
-        let cached = Cached {
-            epoch: self.epoch,
-            rule: verdict.rule,
-            state: p.state,
-            accept: verdict.accept,
-            in_port: p.in_port,
-            egress: hop.egress,
-            neighbour,
-        };
+        let cached = Cached::new(self.epoch, verdict.rule, p.state, verdict.accept, p.in_port);
+        let cached = cached.leaving(hop.egress, neighbour);
         self.conntrack.conn_mut(id).cache[direction.index()] = cached;
         Ok((cached, l2))
     }
@@ -427,6 +438,7 @@ impl Path {
             Ok(hop) => hop,
             Err(refusal) => return refusal.into(),
         };
+        u.reply.ct_zone = self.policy.ct_zone_of(hop.egress);
         let is_hop = hop.next.is_some();
         let fragment = match self.limits(p, hop.egress, is_hop) {
             Ok(fragment) => fragment,
@@ -451,15 +463,8 @@ impl Path {
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);
         conn.judged = self.policy_epoch;
-        conn.cache[Direction::Original.index()] = Cached {
-            epoch: self.epoch,
-            rule: verdict.rule,
-            state: p.state,
-            accept: true,
-            in_port: p.in_port,
-            egress: hop.egress,
-            neighbour,
-        };
+        let cached = Cached::new(self.epoch, verdict.rule, p.state, true, p.in_port);
+        conn.cache[Direction::Original.index()] = cached.leaving(hop.egress, neighbour);
         let rewrite = if u.is_translated() { Rewrite::Tuple(u.reply.inverse()) } else { Rewrite::None };
         Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment })
     }
@@ -562,6 +567,7 @@ impl Path {
             l4_known: !matches!(p.kind, L4::Fragment | L4::Invalid(DropReason::InvalidLength)),
             tcp_flags: p.tcp_flags(),
             state,
+            mark: p.conn.map_or(0, |id| self.conntrack.conn(id).mark),
             from,
             to,
             interface_in: (!p.in_port.is_twin()).then_some(p.in_port.interface()),

@@ -136,16 +136,17 @@ pub fn policy() -> PolicySpec {
         generation: 1,
         zones: vec!["local".into(), "lan".into(), "wan".into()],
         interface_zones: vec![LAN_ZONE, WAN_ZONE],
+        interface_ct_zones: Vec::new(),
         raw: Vec::new(),
         nat: Vec::new(),
         rules: Vec::new(),
         default: Action::Drop,
-        conntrack: ConntrackSpec { timeouts: Timeouts::default(), tcp_loose: true, checksum: true },
+        conntrack: ConntrackSpec::default(),
     }
 }
 
 pub fn rule(name: &str, matches: Match, action: Action) -> RuleSpec {
-    RuleSpec { name: name.into(), matches, action, log: false }
+    RuleSpec { name: name.into(), matches, action, log: false, set_mark: None, timeout_policy: 0 }
 }
 
 pub fn state(states: &[CtState]) -> Match {
@@ -597,13 +598,13 @@ impl Lab {
                 Scan::Conn(id) => Some(id),
                 _ => None,
             });
-            let live = |id: &ConnId| ct.conn(*id).deadline > self.now;
+            let live = |id: &ConnId| ct.conn(*id).deadline() > self.now;
             all.extend(ids.filter(live).map(|id| Owned {
                 worker,
                 original: ct.tuple(id, Direction::Original),
                 reply: ct.tuple(id, Direction::Reply),
                 leased: ct.conn(id).flags.has(Flags::LEASED),
-                tcp: ct.conn(id).tcp.name(),
+                tcp: ct.conn(id).l4.name().unwrap_or("NONE"),
                 replied: ct.conn(id).flags.has(Flags::REPLIED),
                 assured: ct.conn(id).flags.has(Flags::ASSURED),
             }));
@@ -708,5 +709,5 @@ pub fn ip(s: &str) -> IpAddr {
 }
 
 pub fn tuple(src: &str, sport: u16, dst: &str, dport: u16, proto: u8) -> Tuple {
-    Tuple { src: ip(src), dst: ip(dst), proto, sport, dport }
+    Tuple { src: ip(src), dst: ip(dst), proto, sport, dport, ct_zone: 0 }
 }
