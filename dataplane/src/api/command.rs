@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::policy::{HelperKind, Policy};
 use super::stats::{CtEvent, RuleCounters};
+use crate::conntrack::limit::Limits;
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::neighbour::NeighbourUpdate;
@@ -28,6 +29,8 @@ pub enum Command {
         policy: Arc<Policy>,
         /// Where this worker counts what its rules decide.
         rules: Arc<RuleCounters>,
+        /// The policy's limits for this worker.
+        limits: Box<Limits>,
     },
     /// Route by this table from the next burst on. Answer: [`Event::FibInForce`].
     Fib(Arc<Fib>),
@@ -98,7 +101,7 @@ pub enum Event {
         /// The generation now in force.
         generation: u64,
         /// What it replaced.
-        old: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+        old: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     },
     /// The forwarding table is in force; the old one comes back to be freed.
     FibInForce {

@@ -18,9 +18,9 @@ impl<I: Io> Worker<I> {
         for _ in 0..COMMANDS {
             let Ok(command) = self.commands.try_recv() else { return };
             let event = match command {
-                Command::Policy { policy, rules } => {
+                Command::Policy { policy, rules, limits } => {
                     let generation = policy.spec().generation;
-                    let old = self.path.set_policy(policy, rules);
+                    let old = self.path.set_policy(policy, rules, limits);
                     Event::PolicyInForce { generation, old: Some(old) }
                 }
                 Command::Fib(fib) => Event::FibInForce { old: self.path.set_fib(fib) },

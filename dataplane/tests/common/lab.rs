@@ -127,6 +127,7 @@ pub struct Lab {
     turn: usize,
     random: u64,
     generation: u64,
+    conntrack_max: usize,
     before: BTreeMap<String, u64>,
 }
 
@@ -282,6 +283,7 @@ impl Lab {
             turn: 0,
             random: setup.seed | 1,
             generation: 1,
+            conntrack_max: setup.conntrack_max,
             before: BTreeMap::new(),
         };
         let lan = (2..=250).take(usize::from(setup.stations)).map(|n| (0, format!("10.0.0.{n}")));
@@ -326,7 +328,12 @@ impl Lab {
         spec.generation = self.generation;
         let rules = spec.rules.len();
         let policy = Arc::new(Policy::compile(spec).expect("policy"));
-        self.command(|| Command::Policy { policy: Arc::clone(&policy), rules: Arc::new(RuleCounters::new(rules)) });
+        let (capacity, workers) = (self.conntrack_max, self.workers.len());
+        self.command(|| Command::Policy {
+            policy: Arc::clone(&policy),
+            rules: Arc::new(RuleCounters::new(rules)),
+            limits: Box::new(Limits::new(&policy, capacity, workers)),
+        });
     }
 
     /// Puts a forwarding table into force.
