@@ -223,6 +223,7 @@ pub fn fib() -> FibSpec {
             RouteSpec { prefix: net("2001:db8::/64"), target: via(1, None) },
             RouteSpec { prefix: net("::/0"), target: via(1, Some("2001:db8::fe")) },
         ],
+        others: Vec::new(),
         addresses: vec![
             (0, net("10.0.0.1/24")),
             (1, net("198.51.100.1/24")),
