@@ -11,11 +11,13 @@ mod control;
 mod neighbour;
 mod send;
 mod train;
+mod walk;
 
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::neighbour::{HELD, Held};
+use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
@@ -81,6 +83,7 @@ pub struct Worker<I: Io> {
     defrag: Defrag<I::Buf>,
     /// The datagram in hand, as the fragments that it came in; empty between two.
     train: Train<I::Buf>,
+    walks: Walks,
     icmp_limit: RateLimit,
     stopping: bool,
     last: Nanos,
@@ -106,6 +109,7 @@ impl<I: Io> Worker<I> {
             held: ArrayVec::new(),
             defrag: Defrag::new(setup.seed),
             train: Train::new(),
+            walks: Walks::new(),
             icmp_limit: RateLimit::new(now),
             stopping: false,
             last: now,
@@ -117,6 +121,7 @@ impl<I: Io> Worker<I> {
     pub fn step(&mut self, now: Nanos) -> bool {
         self.account(now);
         self.take_commands(now);
+        self.walk(now);
         let mut busy = false;
         for port in 0..self.tx.len() {
             busy |= self.receive(port, now);
