@@ -94,7 +94,8 @@ impl<I: Io> Worker<I> {
         Event::Flushed { next: Some(end), ended }
     }
 
-    fn view(&self, id: ConnId, now: Nanos) -> ConnView {
+    /// A connection as dumps show it.
+    pub fn view(&self, id: ConnId, now: Nanos) -> ConnView {
         let conn = self.path.conntrack.conn(id);
         let original = self.path.conntrack.tuple(id, Direction::Original);
         let egress = |d: usize| (conn.cache[d].epoch != 0).then(|| conn.cache[d].egress.interface());
