@@ -140,7 +140,7 @@ impl<'a> Ip<'a> {
 
     fn v4(b: &'a [u8]) -> Option<Self> {
         let l4 = usize::from(b.first()? & 15) * 4;
-        if b.len() < 20 || l4 < 20 {
+        if b.len() < 20.max(l4) || l4 < 20 {
             return None;
         }
         let field = be16(b, 6)?;
@@ -183,7 +183,7 @@ impl<'a> Ip<'a> {
                 break;
             }
         }
-        Some(Self { bytes: b, src: address(8)?, dst: address(24)?, proto, l4, fragment })
+        (l4 <= b.len()).then_some(Self { bytes: b, src: address(8)?, dst: address(24)?, proto, l4, fragment })
     }
 
     /// Transport header and payload.

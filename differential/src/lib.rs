@@ -17,5 +17,6 @@ mod lab;
 pub mod observe;
 pub mod packet;
 pub mod policy;
+pub mod portmap;
 pub mod runner;
 pub mod scenario;

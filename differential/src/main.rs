@@ -114,5 +114,10 @@ fn print(totals: &Totals) {
     for (name, n) in &totals.explained {
         println!("explained: {name} {n}");
     }
+    let mut sorts: Vec<_> = totals.sorts.iter().collect();
+    sorts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    for (sort, n) in sorts.iter().take(40) {
+        println!("  {n:6} {sort}");
+    }
     println!("differences: {}", totals.differences);
 }

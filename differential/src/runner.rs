@@ -3,7 +3,7 @@
 //! *Life-cycle*: a [`Run`] per scenario or seed. *Limits*: a flow's history keeps its last [`HISTORY`] packets; a flow
 //! that differed once is compared no more.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::frame::{ETH, Ip, Side, describe};
 use crate::generator::Generator;
 use crate::observe::{ConnState, Exit, Observation, System};
 use crate::policy::Policy;
+use crate::portmap::PortMap;
 use crate::scenario::{Scenario, Sent, Step};
 
 /// Packets of one flow that a report shows.
@@ -25,7 +26,9 @@ pub const HISTORY: usize = 60;
 struct Subject {
     system: Box<dyn System>,
     /// Flows in which it has differed.
-    lost: std::collections::HashSet<usize>,
+    lost: HashSet<usize>,
+    /// Where it chose other ports than the reference.
+    ports: PortMap,
 }
 
 /// What a run counted.
@@ -43,6 +46,8 @@ pub struct Totals {
     pub explained: BTreeMap<&'static str, u64>,
     /// Flows seen.
     pub flows: u64,
+    /// Differences by what they look like.
+    pub sorts: BTreeMap<String, u64>,
 }
 
 impl Totals {
@@ -54,6 +59,9 @@ impl Totals {
         self.flows += other.flows;
         for (k, n) in &other.classes {
             *self.classes.entry(k.clone()).or_default() += n;
+        }
+        for (k, n) in &other.sorts {
+            *self.sorts.entry(k.clone()).or_default() += n;
         }
         for (k, n) in &other.explained {
             *self.explained.entry(k).or_default() += n;
@@ -78,7 +86,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run of `policy` through `reference` and `subjects`.
     pub fn new(policy: &'a Policy, reference: Box<dyn System + 'a>, subjects: Vec<Box<dyn System>>) -> Self {
-        let subjects = subjects.into_iter().map(|system| Subject { system, lost: Default::default() }).collect();
+        let subjects = subjects.into_iter().map(|system| Subject { system, lost: HashSet::new(), ports: PortMap::default() }).collect();
         Self {
             policy,
             reference,
@@ -118,7 +126,11 @@ impl<'a> Run<'a> {
         );
         let mut lines = vec![line];
         for subject in &mut self.subjects {
-            let other = subject.system.send(at, side, frame)?;
+            let other = subject.system.send(at, side, &subject.ports.outward(frame))?;
+            if let (Some(a), Some(b)) = (&seen.conn, &other.conn) {
+                subject.ports.learn(a, b);
+            }
+            let other = subject.ports.inward(other);
             let context = explained::Context { policy: self.policy, frame, side, reference: &seen, subject: &other };
             let mut left = Vec::new();
             for d in compare::differences(&seen, &other) {
@@ -131,6 +143,7 @@ impl<'a> Run<'a> {
                 continue;
             }
             self.totals.differences += 1;
+            *self.totals.sorts.entry(sort(frame, &seen, &other, &left)).or_default() += 1;
             let history = self.history.entry(flow).or_default();
             let mut report = format!("DIFFERENCE kernel / {}\n", subject.system.name());
             for line in history.iter().chain(&lines) {
@@ -230,6 +243,27 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// What a difference looks like, coarsely: protocol, classes, states, and what differs.
+fn sort(frame: &[u8], reference: &Observation, subject: &Observation, left: &[Difference]) -> String {
+    let ip = Ip::of_frame(frame);
+    let kind = match &ip {
+        Some(p) if p.is_icmp_error() => "icmp error".into(),
+        Some(p) if p.fragment.is_some() => "fragment".into(),
+        Some(p) if p.proto == crate::frame::proto::TCP => {
+            let text = describe(p.bytes);
+            format!("tcp {}", text.split(' ').nth(3).unwrap_or("?"))
+        }
+        Some(p) => format!("protocol {}", p.proto),
+        None => "no packet".into(),
+    };
+    let one = |o: &Observation| {
+        let state = o.conn.as_ref().map_or("none", |c| c.state.as_str());
+        format!("{} {} {state}", o.class_text(), if o.out.is_empty() { "dropped" } else { "passed" })
+    };
+    let kinds: Vec<String> = left.iter().map(|d| format!("{:?}", d.kind)).collect();
+    format!("{kind}: {} / {}: {}", one(reference), one(subject), kinds.join(" "))
 }
 
 /// The same for both directions of a flow.
