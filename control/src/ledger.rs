@@ -130,11 +130,14 @@ mod tests {
             matches: Match::default(),
             action: Action::Accept,
             log: false,
+            set_mark: None,
+            timeout_policy: 0,
         };
         let spec = PolicySpec {
             generation,
             zones: vec!["local".into()],
             interface_zones: Vec::new(),
+            interface_ct_zones: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: names.iter().map(rule).collect(),

@@ -302,7 +302,7 @@ impl Bridge {
             let Some((answer, in_force)) = self.ends.get(worker) else { continue };
             match event {
                 Event::PolicyInForce { generation, old } => {
-                    if let Some((_, counters)) = &old {
+                    if let Some((_, counters, _)) = &old {
                         self.ledger.lock().retire(worker, counters);
                     }
                     in_force.send_replace(generation);
@@ -311,6 +311,12 @@ impl Bridge {
                 // A send fails only when control is being torn down.
                 Event::Listed { next, conns } => drop(answer.send(ScanAnswer::Listed(next, conns))),
                 Event::Flushed { next, ended } => drop(answer.send(ScanAnswer::Flushed(next, ended))),
+                Event::Got { .. }
+                | Event::Created { .. }
+                | Event::Updated { .. }
+                | Event::Expectations { .. }
+                | Event::Conn(_)
+                | Event::InvalidLog { .. } => {}
                 Event::Resolve { interface, address } => {
                     let _ = self.resolve.try_send(ResolveRequest { interface, address });
                 }

@@ -65,6 +65,7 @@ fn config() -> Config {
             generation: 0,
             zones: vec!["local".into(), "any".into()],
             interface_zones: vec![ZoneId(1); 2],
+            interface_ct_zones: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: Vec::new(),

@@ -138,7 +138,7 @@ impl Packet {
             dont_fragment: ip.dont_fragment,
             group,
             kind,
-            tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport },
+            tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport, ct_zone: 0 },
             fragment: ip.fragment,
             ip_len: ip.len as u32,
             wire_len: ip.len as u32,
@@ -147,6 +147,14 @@ impl Packet {
             state: CtState::Invalid,
             direction: Direction::Original,
             conn: None,
+        }
+    }
+
+    /// Puts the packet, and what it quotes, into a conntrack zone.
+    pub const fn set_ct_zone(&mut self, zone: u16) {
+        self.tuple.ct_zone = zone;
+        if let L4::IcmpError(Some(quoted)) = &mut self.kind {
+            quoted.tuple.ct_zone = zone;
         }
     }
 

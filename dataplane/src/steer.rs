@@ -136,6 +136,11 @@ impl Steer {
         self.me
     }
 
+    /// How many workers there are.
+    pub const fn workers(&self) -> u16 {
+        self.workers
+    }
+
     /// Whether there is no other worker.
     pub const fn is_alone(&self) -> bool {
         self.workers == 1
@@ -342,6 +347,7 @@ mod tests {
             proto: proto::TCP,
             sport,
             dport,
+            ct_zone: 0,
         }
     }
 
@@ -351,7 +357,7 @@ mod tests {
                                              s6 in any::<u128>(), d6 in any::<u128>()) {
             let input: Vec<u8> = [&s.to_be_bytes()[..], &d.to_be_bytes(), &sport.to_be_bytes(), &dport.to_be_bytes()].concat();
             prop_assert_eq!(toeplitz(&tcp(s, d, sport, dport)), toeplitz_by_definition(&input));
-            let v6 = Tuple { src: IpAddr::V6(s6.into()), dst: IpAddr::V6(d6.into()), proto: proto::ICMPV6, sport, dport };
+            let v6 = Tuple { src: IpAddr::V6(s6.into()), dst: IpAddr::V6(d6.into()), proto: proto::ICMPV6, sport, dport, ct_zone: 0 };
             let input: Vec<u8> = [s6.to_be_bytes(), d6.to_be_bytes()].concat();
             prop_assert_eq!(toeplitz(&v6), toeplitz_by_definition(&input));
         }

@@ -91,7 +91,7 @@ fn an_error_changes_neither_state_nor_timeout_nor_counters_of_its_connection() {
         let after = lab.conns();
         assert_eq!((after[0].packets, after[0].replied), ([1, 0], false));
         assert!(after[0].timeout_s <= before[0].timeout_s);
-        assert_eq!(after[0].tcp_state, Some("SYN_SENT"));
+        assert_eq!(after[0].state, Some("SYN_SENT"));
         lab.wait(Nanos::from_secs(21));
         assert_eq!(lab.entries(), 0);
     });

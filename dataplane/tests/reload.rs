@@ -74,7 +74,9 @@ fn a_reload_of_the_same_policy_changes_nothing() {
             .events
             .iter()
             .filter_map(|e| match e {
-                Event::PolicyInForce { generation, old: Some((old, _)) } => Some((*generation, old.spec().generation)),
+                Event::PolicyInForce { generation, old: Some((old, _, _)) } => {
+                    Some((*generation, old.spec().generation))
+                }
                 _ => None,
             })
             .collect();
@@ -247,7 +249,7 @@ fn filters() -> Vec<(&'static str, ConnFilter, usize)> {
         ("sport", ConnFilter { sport: Some(4000), ..all() }, 6),
         ("dport", ConnFilter { dport: Some(53), ..all() }, 5),
         ("a port is no ICMP identifier", ConnFilter { sport: Some(1), ..all() }, 1),
-        ("TCP state", ConnFilter { tcp_state: Some("SYN_SENT"), ..all() }, 1),
+        ("TCP state", ConnFilter { state: Some("SYN_SENT"), ..all() }, 1),
         ("assured", ConnFilter { assured: Some(true), ..all() }, 1),
         ("not assured", ConnFilter { assured: Some(false), ..all() }, 9),
         ("replied", ConnFilter { replied: Some(true), ..all() }, 2),
@@ -281,7 +283,7 @@ fn a_list_shows_what_it_is_asked_for() {
         let tcp = lab.list(ConnFilter { assured: Some(true), ..ConnFilter::default() }).remove(0);
         assert_eq!(tcp.original, tuple(HOST, 4000, SERVER, 443, proto::TCP));
         assert_eq!(tcp.reply, tuple(SERVER, 443, HOST, 4000, proto::TCP));
-        assert_eq!((tcp.tcp_state, tcp.packets, tcp.bytes), (Some("ESTABLISHED"), [2, 1], [80, 40]));
+        assert_eq!((tcp.state, tcp.packets, tcp.bytes), (Some("ESTABLISHED"), [2, 1], [80, 40]));
         assert_eq!((tcp.egress, tcp.replied), ([Some(1), Some(0)], true));
         let dnat = lab.list(ConnFilter { dnat: true, ..ConnFilter::default() }).remove(0);
         assert_eq!((dnat.reply.src, dnat.reply.sport, dnat.egress), (ip(WEB), 80, [Some(0), None]));

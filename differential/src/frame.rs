@@ -223,7 +223,7 @@ impl<'a> Ip<'a> {
         } else {
             (0, 0)
         };
-        Some(Tuple { src: self.src, dst: self.dst, proto: self.proto, sport, dport })
+        Some(tuple(self.src, self.dst, self.proto, sport, dport))
     }
 
     /// Where the packet that an ICMP error quotes begins, from this packet's first byte.
@@ -253,6 +253,11 @@ impl<'a> Ip<'a> {
             _ => None,
         }
     }
+}
+
+/// A tuple outside of any conntrack zone.
+pub const fn tuple(src: IpAddr, dst: IpAddr, proto: u8, sport: u16, dport: u16) -> Tuple {
+    Tuple { src, dst, proto, sport, dport, ct_zone: 0 }
 }
 
 /// `b` with an Ethernet header as a station on `side` sends it to the router.

@@ -91,17 +91,17 @@ impl InProcess {
         let now = self.lab.now;
         self.lab.workers.iter().find_map(|w| {
             let (id, _) = w.path().conntrack.lookup(t, now)?;
-            let v = w.view(id, now);
+            let v = w.path().view(id, now);
             Some(ConnState {
                 original: v.original,
                 reply: v.reply,
-                state: v.tcp_state.unwrap_or_default().into(),
+                state: v.state.unwrap_or_default().into(),
                 replied: v.replied,
                 assured: v.assured,
                 timeout: v.timeout_s,
                 packets: v.packets,
                 bytes: v.bytes,
-                mark: 0,
+                mark: v.mark,
             })
         })
     }

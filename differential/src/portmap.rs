@@ -154,13 +154,13 @@ fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64, whole: bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Side, to_router};
+    use crate::frame::{Side, to_router, tuple};
     use crate::packet::{Packet, Tcp, icmp, transport_sum};
 
     fn conn(port: u16) -> ConnState {
         let a = |s: &str| s.parse().expect("address");
-        let original = Tuple { src: a("10.0.0.2"), dst: a("198.51.100.10"), proto: 6, sport: 4000, dport: 80 };
-        let reply = Tuple { src: a("198.51.100.10"), dst: a("198.51.100.1"), proto: 6, sport: 80, dport: port };
+        let original = tuple(a("10.0.0.2"), a("198.51.100.10"), 6, 4000, 80);
+        let reply = tuple(a("198.51.100.10"), a("198.51.100.1"), 6, 80, port);
         ConnState {
             original,
             reply,

@@ -12,7 +12,7 @@ use dataplane::api::Tuple;
 
 use crate::compare::{self, Difference};
 use crate::explained;
-use crate::frame::{ETH, Ip, Side, describe};
+use crate::frame::{ETH, Ip, Side, describe, tuple};
 use crate::generator::Generator;
 use crate::observe::{ConnState, Exit, Observation, System};
 use crate::policy::Policy;
@@ -271,5 +271,5 @@ fn either_way(t: &Tuple) -> Tuple {
     let icmp = t.is_icmp();
     let (a, b) = ((t.src, t.sport), (t.dst, if icmp { t.sport } else { t.dport }));
     let (a, b) = if a <= b { (a, b) } else { (b, a) };
-    Tuple { src: a.0, dst: b.0, proto: t.proto, sport: a.1, dport: b.1 }
+    tuple(a.0, b.0, t.proto, a.1, b.1)
 }

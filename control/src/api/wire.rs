@@ -282,7 +282,7 @@ impl Conn {
         };
         Self {
             proto: v.original.proto,
-            state: v.tcp_state.map(str::to_owned),
+            state: v.state.map(str::to_owned),
             timeout: v.timeout_s,
             original: way(&v.original, 0),
             reply: way(&v.reply, 1),
@@ -363,9 +363,9 @@ impl FilterSpec {
     /// # Errors
     /// Where the state has no such name.
     pub fn to_filter(&self) -> Result<ConnFilter, String> {
-        let tcp_state = match &self.state {
+        let state = match &self.state {
             None => None,
-            Some(s) => Some(tcp_state(s)?),
+            Some(s) => Some(state(s)?),
         };
         Ok(ConnFilter {
             family: self.family,
@@ -376,8 +376,10 @@ impl FilterSpec {
             reply_destination: self.reply_destination,
             sport: self.sport,
             dport: self.dport,
-            tcp_state,
+            state,
             assured: self.assured,
+            mark: None,
+            ct_zone: None,
             replied: self.replied,
             snat: self.snat,
             dnat: self.dnat,
@@ -389,7 +391,7 @@ impl FilterSpec {
 ///
 /// # Errors
 /// One sentence with all names where there is none.
-pub fn tcp_state(name: &str) -> Result<&'static str, String> {
+pub fn state(name: &str) -> Result<&'static str, String> {
     let found = TCP_STATES.iter().find(|s| s.eq_ignore_ascii_case(name));
     found.copied().ok_or_else(|| format!("there is no TCP state {name}: the states are {}", TCP_STATES.join(", ")))
 }

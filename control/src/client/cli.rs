@@ -156,7 +156,7 @@ struct Filter {
     #[arg(long, visible_alias = "orig-port-dst")]
     dport: Option<u16>,
     /// TCP state: `ESTABLISHED`, `SYN_SENT`, ...
-    #[arg(long, value_parser = wire::tcp_state)]
+    #[arg(long, value_parser = wire::state)]
     state: Option<&'static str>,
     /// Only connections whose source is translated, to this address where given.
     #[arg(short = 'n', long = "src-nat", value_name = "ADDRESS", num_args = 0..=1, value_parser = prefix)]

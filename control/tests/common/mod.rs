@@ -19,7 +19,7 @@ use control::workers::Attachment;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
-use dataplane::api::policy::Policy;
+use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::stats::{RuleCounters, WorkerStats};
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 /// What one fake worker was told and is to answer.
 #[derive(Default)]
 pub struct Seen {
-    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     pub fib: Option<Arc<Fib>>,
     pub fibs: usize,
     pub neighbours: Vec<NeighbourUpdate>,
@@ -94,9 +94,9 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
     while let Ok(command) = inbox.recv() {
         let mut me = seen.lock();
         match command {
-            Command::Policy { policy, rules } => {
+            Command::Policy { policy, rules, limits } => {
                 let generation = policy.spec().generation;
-                let old = me.policy.replace((policy, rules));
+                let old = me.policy.replace((policy, rules, limits));
                 say(Event::PolicyInForce { generation, old });
             }
             Command::Fib(fib) => {
@@ -133,6 +133,7 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 say(Event::Flushed { next, ended: ended as u64 });
             }
             Command::Stop => return,
+            other => panic!("nobody sends {other:?} yet"),
         }
         stats.conntrack_entries.set(me.conns.len() as u64);
     }
@@ -148,7 +149,7 @@ fn matches(f: &ConnFilter, c: &ConnView) -> bool {
         && f.reply_destination.is_none_or(|n| n.contains(&c.reply.dst))
         && f.sport.is_none_or(|p| p == t.sport)
         && f.dport.is_none_or(|p| p == t.dport)
-        && f.tcp_state.is_none_or(|s| c.tcp_state == Some(s))
+        && f.state.is_none_or(|s| c.state == Some(s))
         && f.assured.is_none_or(|a| a == c.assured)
         && f.replied.is_none_or(|r| r == c.replied)
         && (!f.snat || c.reply.dst != t.src)
@@ -159,12 +160,24 @@ fn matches(f: &ConnFilter, c: &ConnView) -> bool {
 pub fn tcp_conn(sport: u16) -> ConnView {
     let ip = |s: &str| s.parse::<IpAddr>().expect("address");
     ConnView {
-        original: Tuple { src: ip("192.0.2.10"), dst: ip("203.0.113.5"), proto: 6, sport, dport: 443 },
-        reply: Tuple { src: ip("203.0.113.5"), dst: ip("198.51.100.2"), proto: 6, sport: 443, dport: sport },
-        tcp_state: Some("ESTABLISHED"),
+        original: Tuple { src: ip("192.0.2.10"), dst: ip("203.0.113.5"), proto: 6, sport, dport: 443, ct_zone: 0 },
+        reply: Tuple {
+            src: ip("203.0.113.5"),
+            dst: ip("198.51.100.2"),
+            proto: 6,
+            sport: 443,
+            dport: sport,
+            ct_zone: 0,
+        },
+        state: Some("ESTABLISHED"),
         timeout_s: 431_999,
         replied: true,
         assured: true,
+        expected: false,
+        mark: 0,
+        helper: None,
+        timeout_policy: 0,
+        age_s: 1,
         packets: [10, 8],
         bytes: [1000, 8000],
         egress: [Some(1), Some(0)],

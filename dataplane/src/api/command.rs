@@ -7,11 +7,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::policy::Policy;
-use super::stats::RuleCounters;
+use super::policy::{HelperKind, Policy};
+use super::stats::{CtEvent, RuleCounters};
+use crate::conntrack::limit::Limits;
 use crate::conntrack::tuple::Tuple;
+use crate::drop::DropReason;
 use crate::forward::neighbour::NeighbourUpdate;
 use crate::forward::route::Fib;
+use crate::steer::Steer;
 
 /// Connection table slots that one [`Command::List`] or [`Command::Flush`] looks at.
 pub const SCAN_PER_COMMAND: u32 = 512;
@@ -26,6 +29,8 @@ pub enum Command {
         policy: Arc<Policy>,
         /// Where this worker counts what its rules decide.
         rules: Arc<RuleCounters>,
+        /// The policy's limits for this worker.
+        limits: Box<Limits>,
     },
     /// Route by this table from the next burst on. Answer: [`Event::FibInForce`].
     Fib(Arc<Fib>),
@@ -48,9 +53,36 @@ pub enum Command {
         /// Which to end.
         filter: ConnFilter,
     },
+    /// Look for the connection that has this tuple, in either direction. Answer: [`Event::Got`].
+    Get {
+        /// As on the wire.
+        tuple: Tuple,
+    },
+    /// Put these connections into the table, at most [`CREATE_PER_COMMAND`]; each must be home here by its original
+    /// tuple ([`home_of`]). Answer: [`Event::Created`].
+    Create(Vec<ConnSpec>),
+    /// Change the matching connections among the next from `cursor`. Answer: [`Event::Updated`].
+    Update {
+        /// Where to begin.
+        cursor: u64,
+        /// Which to change.
+        filter: ConnFilter,
+        /// What to change.
+        change: ConnChange,
+    },
+    /// Report all expectations, within the capacity of `into`. Answer: [`Event::Expectations`].
+    Expectations {
+        /// An empty vector whose capacity bounds the answer.
+        into: Vec<ExpectView>,
+    },
+    /// From now on report each change of a connection as [`Event::Conn`], or no longer. No answer.
+    Subscribe(bool),
     /// Leave the loop; the worker thread ends and frees what it owns.
     Stop,
 }
+
+/// Connections that one [`Command::Create`] may hold.
+pub const CREATE_PER_COMMAND: usize = 64;
 
 /// An answer or a report of worker `worker`.
 #[derive(Debug)]
@@ -69,7 +101,7 @@ pub enum Event {
         /// The generation now in force.
         generation: u64,
         /// What it replaced.
-        old: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+        old: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     },
     /// The forwarding table is in force; the old one comes back to be freed.
     FibInForce {
@@ -89,6 +121,42 @@ pub enum Event {
         next: Option<u64>,
         /// How many connections were ended.
         ended: u64,
+    },
+    /// What [`Command::Get`] found.
+    Got {
+        /// The connection.
+        conn: Option<ConnView>,
+    },
+    /// What became of [`Command::Create`].
+    Created {
+        /// How many connections were made.
+        made: u64,
+        /// Those that were not, by their place in the command, and why.
+        refused: Vec<(usize, CreateError)>,
+    },
+    /// Part of an update.
+    Updated {
+        /// Where to go on; `None` at the end.
+        next: Option<u64>,
+        /// How many connections were changed.
+        changed: u64,
+    },
+    /// The expectations of this worker's connections.
+    Expectations {
+        /// The vector of the command, filled.
+        expectations: Vec<ExpectView>,
+    },
+    /// Something happened to a connection; only after [`Command::Subscribe`]. Those that find no room are counted
+    /// ([`super::stats::WorkerStats::events_lost`]).
+    Conn(ConnEvent),
+    /// A packet was INVALID and `conntrack.log_invalid` asks for a report (already rate-limited by the worker).
+    InvalidLog {
+        /// Why it is.
+        reason: DropReason,
+        /// Interface that the packet came in by.
+        interface: u16,
+        /// The packet's tuple, as far as it is known.
+        tuple: Tuple,
     },
     /// A packet waits for this neighbour: have the kernel resolve it.
     Resolve {
@@ -131,8 +199,12 @@ pub struct ConnFilter {
     pub sport: Option<u16>,
     /// Original destination port.
     pub dport: Option<u16>,
-    /// TCP state by its name (`ESTABLISHED`, ...).
-    pub tcp_state: Option<&'static str>,
+    /// State by its name (`ESTABLISHED`, ...).
+    pub state: Option<&'static str>,
+    /// Mark: `(mask, value)`.
+    pub mark: Option<(u32, u32)>,
+    /// Conntrack zone of the original direction.
+    pub ct_zone: Option<u16>,
     /// Whether assured.
     pub assured: Option<bool>,
     /// Whether the reply was seen.
@@ -150,18 +222,126 @@ pub struct ConnView {
     pub original: Tuple,
     /// As replies come on the wire.
     pub reply: Tuple,
-    /// TCP state by its name, other protocols `None`.
-    pub tcp_state: Option<&'static str>,
+    /// State by its name, `None` for protocols without states.
+    pub state: Option<&'static str>,
     /// Seconds until it expires if nothing comes.
     pub timeout_s: u32,
     /// Whether a reply was seen.
     pub replied: bool,
     /// Whether kept under pressure.
     pub assured: bool,
+    /// Whether another connection announced it.
+    pub expected: bool,
+    /// Its mark.
+    pub mark: u32,
+    /// The helper that watches it.
+    pub helper: Option<HelperKind>,
+    /// Its timeout policy, from 1; 0 for the general timeouts.
+    pub timeout_policy: u8,
+    /// Seconds since it was confirmed.
+    pub age_s: u32,
     /// Packets, original and reply.
     pub packets: [u64; 2],
     /// Bytes (IP packet lengths), original and reply.
     pub bytes: [u64; 2],
     /// Interfaces that packets leave by, original and reply; `None` before one did.
     pub egress: [Option<u16>; 2],
+}
+
+/// A connection that the operator puts into the table, or that a saved table holds. What TCP's windows were is not known,
+/// so such a connection is not checked against them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnSpec {
+    /// As its first packet came, conntrack zone included.
+    pub original: Tuple,
+    /// As replies come on the wire.
+    pub reply: Tuple,
+    /// State by its name, for protocols that have states.
+    pub state: Option<&'static str>,
+    /// Seconds until it expires if nothing comes.
+    pub timeout_s: u32,
+    /// Whether a reply was seen.
+    pub replied: bool,
+    /// Whether kept under pressure.
+    pub assured: bool,
+    /// Its mark.
+    pub mark: u32,
+    /// The helper that watches it.
+    pub helper: Option<HelperKind>,
+    /// Its timeout policy, from 1; 0 for the general timeouts.
+    pub timeout_policy: u8,
+    /// Seconds since it was confirmed.
+    pub age_s: u32,
+    /// Packets, original and reply.
+    pub packets: [u64; 2],
+    /// Bytes, original and reply.
+    pub bytes: [u64; 2],
+    /// Interface that the first packet came in by; 0 where that is not known.
+    pub interface: u16,
+}
+
+/// Why a connection was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// One of its tuples belongs to a connection already.
+    #[error("such a connection exists already")]
+    Exists,
+    /// The table is full.
+    #[error("the connection table is full")]
+    Full,
+    /// Its state is none of its protocol's, or its tuples do not go together.
+    #[error("the state or the tuples do not fit the protocol")]
+    Unfit,
+}
+
+/// What an update changes; `None` leaves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnChange {
+    /// Bits of the mark: `(mask, value)`.
+    pub mark: Option<(u32, u32)>,
+    /// Seconds until it expires if nothing comes.
+    pub timeout_s: Option<u32>,
+    /// Whether kept under pressure. It can be given, not taken.
+    pub assured: bool,
+}
+
+/// Something that happened to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnEvent {
+    /// What.
+    pub kind: ConnEventKind,
+    /// The connection after it; at its end, as it was last.
+    pub conn: ConnView,
+}
+
+/// What happened to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnEventKind {
+    /// It was confirmed.
+    New,
+    /// Its state, its flags or its mark changed.
+    Update,
+    /// It ended, and why.
+    Destroy(CtEvent),
+}
+
+/// One expectation as a dump shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectView {
+    /// Seconds until it expires.
+    pub timeout_s: u32,
+    /// The tuple that is waited for; a source port of 0 is any, an unspecified source address too.
+    pub tuple: Tuple,
+    /// Which helper made it.
+    pub helper: HelperKind,
+    /// Original tuple of the connection that announced it.
+    pub master: Tuple,
+    /// Whether it goes on after its first connection.
+    pub permanent: bool,
+}
+
+/// The worker at whose table a connection belongs by its original tuple, of `workers` workers.
+pub fn home_of(original: &Tuple, workers: usize) -> usize {
+    let workers = u16::try_from(workers).unwrap_or(u16::MAX);
+    usize::from(Steer::new(0, workers).home(original))
 }

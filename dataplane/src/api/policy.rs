@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+pub use crate::conntrack::limit::Limits;
 pub use crate::conntrack::timeouts::Timeouts;
 pub use crate::filter::Policy;
 pub use crate::filter::addrset::AddrSet;
@@ -37,6 +38,8 @@ pub struct PolicySpec {
     pub zones: Vec<String>,
     /// The zone of each interface, in the order of the launch configuration's interfaces.
     pub interface_zones: Vec<ZoneId>,
+    /// The conntrack zone of each interface, in the same order; 0, also where the list ends early, is the common one.
+    pub interface_ct_zones: Vec<u16>,
     /// Rules of the raw hook, first match decides.
     pub raw: Vec<RawRuleSpec>,
     /// Translation rules, first match of each hook decides.
@@ -56,17 +59,135 @@ pub enum Action {
     Accept,
     /// Discard it, silently.
     Drop,
+    /// Ask the next rule: for rules that only set a mark.
+    Continue,
 }
 
 /// Settings of connection tracking.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ConntrackSpec {
     /// Idle timeouts by protocol and state.
     pub timeouts: Timeouts,
+    /// Named timeouts that rules give to their connections: [`RuleSpec::timeout_policy`] counts them from 1. At most 255.
+    pub timeout_policies: Vec<(String, Timeouts)>,
     /// `conntrack.tcp.loose`: a plain ACK out of nothing starts a connection.
     pub tcp_loose: bool,
+    /// `conntrack.tcp.be_liberal`: only resets are checked against the window.
+    pub tcp_be_liberal: bool,
+    /// `conntrack.tcp.max_retrans`: retransmissions of one segment after which the timeout is `tcp_max_retrans`.
+    pub tcp_max_retrans: u8,
     /// `conntrack.checksum`: verify L4 checksums before tracking.
     pub checksum: bool,
+    /// `conntrack.helpers`: which new connections a helper watches; the first that matches.
+    pub helpers: Vec<HelperRuleSpec>,
+    /// `conntrack.expect_max`: most expectations, all workers together.
+    pub expect_max: usize,
+    /// `conntrack.limits`: most connections of a source or a zone.
+    pub limits: Vec<LimitSpec>,
+    /// `conntrack.reserve`: entries, of all workers together, that only connections from or to zone `local` may take.
+    pub reserve: usize,
+    /// `conntrack.log_invalid`: IP protocols whose INVALID packets are reported, rate-limited.
+    pub log_invalid: LogInvalid,
+}
+
+impl Default for ConntrackSpec {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            timeout_policies: Vec::new(),
+            tcp_loose: true,
+            tcp_be_liberal: false,
+            tcp_max_retrans: 3,
+            checksum: true,
+            helpers: Vec::new(),
+            expect_max: 1024,
+            limits: Vec::new(),
+            reserve: 0,
+            log_invalid: LogInvalid::None,
+        }
+    }
+}
+
+impl ConntrackSpec {
+    /// The timeouts of policy `index`, counted from 1; the general ones for 0 and where there is no such policy.
+    #[inline]
+    pub fn timeouts_of(&self, index: u8) -> &Timeouts {
+        match index {
+            0 => &self.timeouts,
+            n => self.timeout_policies.get(usize::from(n) - 1).map_or(&self.timeouts, |(_, t)| t),
+        }
+    }
+}
+
+/// Which INVALID packets are reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogInvalid {
+    /// None.
+    #[default]
+    None,
+    /// Those of every protocol.
+    All,
+    /// Those of these IP protocols.
+    Protocols(Vec<u8>),
+}
+
+/// A protocol whose connections announce others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HelperKind {
+    /// RFC 959, RFC 2428.
+    Ftp,
+    /// RFC 1350.
+    Tftp,
+    /// RFC 2637: calls over GRE.
+    Pptp,
+}
+
+impl HelperKind {
+    /// All helpers.
+    pub const ALL: [Self; 3] = [Self::Ftp, Self::Tftp, Self::Pptp];
+
+    /// Its name in the YAML and in dumps.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ftp => "ftp",
+            Self::Tftp => "tftp",
+            Self::Pptp => "pptp",
+        }
+    }
+}
+
+/// Assigns a helper to new connections.
+#[derive(Clone, Debug)]
+pub struct HelperRuleSpec {
+    /// Which helper.
+    pub kind: HelperKind,
+    /// Which connections: matched as the filter does, on the destination after DNAT; `to` and `state` may be given.
+    pub matches: Match,
+}
+
+/// What a limit counts by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitPer {
+    /// Each original source network of these prefix lengths.
+    Source {
+        /// IPv4 prefix length, 0..=32.
+        v4: u8,
+        /// IPv6 prefix length, 0..=128.
+        v6: u8,
+    },
+    /// The zone as a whole.
+    Zone,
+}
+
+/// Most connections that one source, or one zone, may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// Only connections from this zone; all where there is none.
+    pub from: Option<ZoneId>,
+    /// What is counted.
+    pub per: LimitPer,
+    /// Most connections, all workers together: each worker allows its equal share, rounded up.
+    pub max: u32,
 }
 
 /// What a rule looks at. An empty list matches everything.
@@ -92,6 +213,8 @@ pub struct Match {
     pub tcp_flags: Option<(u8, u8)>,
     /// Connection tracking classes; empty is any.
     pub state: Vec<CtState>,
+    /// The connection's mark: `(mask, value)`; a packet without a connection has mark 0.
+    pub mark: Option<(u32, u32)>,
     /// Interfaces that the packet came in by (index); empty is any.
     pub interface_in: Vec<u16>,
     /// Interfaces that the packet leaves by (index); empty is any.
@@ -118,6 +241,11 @@ pub struct RuleSpec {
     pub action: Action,
     /// Report the first packet of each connection that it decides on, rate-limited.
     pub log: bool,
+    /// Set these bits of the connection's mark: `(mask, value)`.
+    pub set_mark: Option<(u32, u32)>,
+    /// Timeout policy of connections that it accepts, an index from 1 into [`ConntrackSpec::timeout_policies`]; 0 for
+    /// none.
+    pub timeout_policy: u8,
 }
 
 /// What a raw rule does.

@@ -207,6 +207,10 @@ pub struct WorkerStats {
     pub idle_ns: Counter,
     /// Time per burst.
     pub burst: BurstHistogram,
+    /// Reports of changed connections that found no room.
+    pub events_lost: Counter,
+    /// Expectations now.
+    pub expectations: Counter,
     /// Ports whose RSS hash disagreed with ours and that are steered in software since.
     pub rss_mismatches: Counter,
 }
@@ -228,6 +232,8 @@ impl WorkerStats {
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             burst: BurstHistogram::default(),
+            events_lost: Counter::default(),
+            expectations: Counter::default(),
             rss_mismatches: Counter::default(),
         }
     }

@@ -5,7 +5,7 @@
 //! leaves nothing behind. *Threads*: the owner's worker alone.
 //! *Sources*: `linux/include/net/netfilter/nf_conntrack.h`.
 
-use super::tcp::TcpState;
+use super::l4::L4State;
 use super::timer::Link;
 use super::tuple::{Direction, Tuple};
 use crate::io::PortIdx;
@@ -17,12 +17,8 @@ use crate::time::Nanos;
 pub struct Cached {
     /// The worker's epoch in which this was found; 0 is never current.
     pub epoch: u32,
-    /// The rule that decided.
-    pub rule: u32,
-    /// The class that packets had.
-    pub state: CtState,
-    /// Whether the rule accepts.
-    pub accept: bool,
+    /// The rule that decided, the class that packets had, and whether the rule accepts: see [`Cached::decision`].
+    decision: u32,
     /// Where packets came in: rules know zones and interfaces, tuples do not.
     pub in_port: PortIdx,
     /// Where packets leave.
@@ -31,16 +27,47 @@ pub struct Cached {
     pub neighbour: u32,
 }
 
+/// Bits of [`Cached::decision`]: the rule's index, below it three bits of class and one of acceptance.
+const DECISION_SHIFT: u32 = 4;
+const _: () = assert!(crate::api::policy::MAX_RULES < 1 << (32 - DECISION_SHIFT));
+
+impl Cached {
+    /// What was found for packets of class `state` that came in by `in_port`.
+    pub const fn new(epoch: u32, rule: u32, state: CtState, accept: bool, in_port: PortIdx) -> Self {
+        let decision = rule << DECISION_SHIFT | (state as u32) << 1 | accept as u32;
+        Self { epoch, decision, in_port, egress: PortIdx(0), neighbour: 0 }
+    }
+
+    /// The same with where packets leave.
+    pub const fn leaving(self, egress: PortIdx, neighbour: u32) -> Self {
+        Self { egress, neighbour, ..self }
+    }
+
+    /// The rule that decided.
+    pub const fn rule(&self) -> u32 {
+        self.decision >> DECISION_SHIFT
+    }
+
+    /// Whether that rule accepts.
+    pub const fn accepts(&self) -> bool {
+        self.decision & 1 == 1
+    }
+
+    /// Whether this is about packets of class `state`.
+    pub const fn is_of(&self, state: CtState) -> bool {
+        self.decision >> 1 & 7 == state as u32
+    }
+}
+
 impl Default for Cached {
     fn default() -> Self {
-        let nowhere = PortIdx(0);
-        Self { epoch: 0, rule: 0, state: CtState::New, accept: false, in_port: nowhere, egress: nowhere, neighbour: 0 }
+        Self::new(0, 0, CtState::New, false, PortIdx(0))
     }
 }
 
 /// Flags of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// A reply was seen.
@@ -53,9 +80,18 @@ impl Flags {
     pub const LEASED: Self = Self(8);
     /// Ended, but its signpost could not be taken back yet: not found any more, retried by the wheel.
     pub const DYING: Self = Self(16);
-
     /// Some address or port is translated.
     pub const TRANSLATED: Self = Self(32);
+    /// Another connection announced it: RELATED until the reply was seen.
+    pub const EXPECTED: Self = Self(64);
+    /// A helper watches it: the helper table has what that needs.
+    pub const HELPED: Self = Self(128);
+    /// The original tuple's home worker holds a signpost to us, as for a connection that came where it was expected.
+    pub const SIGNPOSTED_ORIGINAL: Self = Self(256);
+    /// Its helper has changed lengths, so sequence numbers are adjusted.
+    pub const ADJUSTED: Self = Self(512);
+    /// The entry holds a connection; set and cleared by the table.
+    pub const LIVE: Self = Self(1024);
 
     /// Whether all of `f` are set.
     pub const fn has(self, f: Self) -> bool {
@@ -75,38 +111,123 @@ impl Flags {
     }
 }
 
+/// Points in time are kept in units of 2^26 ns, 67 ms: 32 bits of them last nine years.
+const COARSE: u32 = 26;
+
+/// A point in time, kept in four bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Coarse(u32);
+
+impl Coarse {
+    /// The last such point that is not after `t`.
+    fn at(t: Nanos) -> Self {
+        Self(u32::try_from(t.0 >> COARSE).unwrap_or(u32::MAX))
+    }
+
+    fn nanos(self) -> Nanos {
+        Nanos(u64::from(self.0) << COARSE)
+    }
+}
+
 /// A confirmed connection, without its tuples (the table keeps those beside it).
 #[derive(Clone, Debug, Default)]
 pub struct Conn {
-    /// When it expires if nothing comes.
-    pub deadline: Nanos,
-    /// When it was confirmed, and for UDP when it counts as a stream.
-    pub start: Nanos,
-    /// Packets, original and reply.
-    pub packets: [u64; 2],
+    deadline: Coarse,
+    start: Coarse,
+    /// 48 bits each, by direction: at a hundred million a second they last a month.
+    packets: [[u16; 3]; 2],
     /// Bytes of IP packets, original and reply.
     pub bytes: [u64; 2],
     /// What was found out per direction.
     pub cache: [Cached; 2],
     /// The policy epoch in which the connection as a whole was last accepted.
     pub judged: u32,
+    /// The connection's mark: set by rules and by the operator, matched by rules.
+    pub mark: u32,
     /// The port that its first packet came in by.
     pub in_port: PortIdx,
-    /// TCP's state.
-    pub tcp: TcpState,
     /// What has happened to it.
     pub flags: Flags,
+    /// Index of its timeout policy, from 1; 0 for the general timeouts.
+    pub timeout_policy: u8,
+    /// In which set of limits it is counted; 0 for none.
+    pub counted: u8,
+    /// What its protocol's tracker knows.
+    pub l4: L4State,
     /// Its place in the timer wheel.
     pub link: Link,
 }
 
+const _: () = assert!(size_of::<Conn>() <= 144, "176 bytes with both IPv4 tuples");
+
 impl Conn {
+    /// A connection that starts at `now` and expires after `timeout`.
+    pub fn new(l4: L4State, timeout: Nanos, in_port: PortIdx, now: Nanos) -> Self {
+        let start = Coarse::at(now);
+        Self { deadline: Coarse::at(now + timeout), start, in_port, l4, ..Self::default() }
+    }
+
+    /// When it expires if nothing comes, at most 67 ms before its timeout.
+    #[inline]
+    pub fn deadline(&self) -> Nanos {
+        self.deadline.nanos()
+    }
+
+    /// It expires at `t` if nothing comes. Says whether that is sooner than before.
+    #[inline]
+    pub fn set_deadline(&mut self, t: Nanos) -> bool {
+        let old = std::mem::replace(&mut self.deadline, Coarse::at(t));
+        self.deadline.0 < old.0
+    }
+
+    /// When it was confirmed, to 67 ms.
+    pub fn start(&self) -> Nanos {
+        self.start.nanos()
+    }
+
+    /// The class of its packets of this direction: `nf_conntrack_core.c`, `resolve_normal_ct`.
+    #[inline]
+    pub fn class(&self, direction: Direction) -> CtState {
+        if direction == Direction::Reply || self.flags.has(Flags::REPLIED) {
+            CtState::Established
+        } else if self.flags.has(Flags::EXPECTED) {
+            CtState::Related
+        } else {
+            CtState::New
+        }
+    }
+
+    /// Packets, original and reply.
+    pub fn packets(&self) -> [u64; 2] {
+        self.packets.map(|[hi, mid, lo]| u64::from(hi) << 32 | u64::from(mid) << 16 | u64::from(lo))
+    }
+
+    /// Gives a connection of a saved table what it had.
+    pub fn restore(&mut self, start: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
+        self.start = Coarse::at(start);
+        self.packets = packets.map(|n| {
+            let [_, hi, mid, lo] = [48, 32, 16, 0].map(|shift| u16::try_from(n >> shift & 0xffff).unwrap_or(0));
+            [hi, mid, lo]
+        });
+        self.bytes = bytes;
+    }
+
+    /// Has both directions found out again.
+    pub fn forget(&mut self) {
+        self.cache = [Cached::default(); 2];
+    }
+
     /// Counts one packet of `bytes` bytes.
     #[inline]
     pub fn account(&mut self, direction: Direction, bytes: u32) {
         let i = direction.index();
-        self.packets[i] += 1;
-        self.bytes[i] += u64::from(bytes);
+        let [hi, mid, lo] = &mut self.packets[i];
+        *lo = lo.wrapping_add(1);
+        if *lo == 0 {
+            *mid = mid.wrapping_add(1);
+            *hi = hi.wrapping_add(u16::from(*mid == 0));
+        }
+        self.bytes[i] = self.bytes[i].wrapping_add(u64::from(bytes));
     }
 }
 
@@ -117,10 +238,16 @@ pub struct Unconfirmed {
     pub original: Tuple,
     /// As replies will come: NAT edits this.
     pub reply: Tuple,
-    /// TCP's state after the first packet.
-    pub tcp: TcpState,
+    /// What the protocol's tracker knows after the first packet.
+    pub l4: L4State,
     /// Idle timeout after the first packet.
     pub timeout: Nanos,
+    /// Index of the timeout policy that its rule gives it, from 1; 0 for the general timeouts.
+    pub timeout_policy: u8,
+    /// The mark that rules gave it.
+    pub mark: u32,
+    /// Whether another connection announced it.
+    pub expected: bool,
     /// The port that the packet came in by.
     pub in_port: PortIdx,
     /// Whether a source port or identifier was leased for it.
@@ -130,6 +257,6 @@ pub struct Unconfirmed {
 impl Unconfirmed {
     /// Whether anything is translated.
     pub fn is_translated(&self) -> bool {
-        self.reply != self.original.inverse()
+        !self.reply.same_wire(&self.original.inverse())
     }
 }

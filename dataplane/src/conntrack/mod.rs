@@ -9,6 +9,8 @@
 
 pub mod conn;
 pub mod index;
+pub mod l4;
+pub mod limit;
 pub mod signpost;
 pub mod table;
 pub mod tcp;
@@ -17,19 +19,17 @@ pub mod timer;
 pub mod tuple;
 
 use self::conn::{Conn, Flags, Unconfirmed};
+use self::l4::{Context, Step};
 use self::table::{InsertError, Table};
-use self::tcp::{Step, TcpState};
 use self::timer::{Link, Timers, Wheel};
 use self::tuple::{Direction, Key, Key4, Key6, Tuple};
 use crate::api::policy::ConntrackSpec;
 use crate::drop::DropReason;
 use crate::packet::{L4, Packet};
-use crate::parse::icmp;
 use crate::time::Nanos;
 
-/// A UDP connection with replies that lives longer than this is a stream.
-/// `linux/net/netfilter/nf_conntrack_proto_udp.c`, `nf_conntrack_udp_packet`: two seconds.
-const UDP_STREAM_AFTER: Nanos = Nanos::from_secs(2);
+/// Entries that the search for a victim looks at.
+const VICTIM_LOOKS: usize = 64;
 
 /// Names a confirmed connection of this worker: its slot, with the top bit set for IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,8 @@ pub enum Tracked {
         first_reply: bool,
         /// The connection became assured.
         became_assured: bool,
+        /// The protocol's state changed.
+        changed: bool,
         /// The connection must be ended once this packet is on its way.
         end: bool,
     },
@@ -97,7 +99,7 @@ impl Timers for Tables {
     }
 
     fn deadline(&self, id: ConnId) -> Nanos {
-        self.conn(id).deadline
+        self.conn(id).deadline()
     }
 }
 
@@ -108,6 +110,8 @@ pub struct Conntrack {
     wheel: Wheel,
     count: usize,
     max: usize,
+    /// Where the search for a victim goes on.
+    hand: u64,
 }
 
 impl Conntrack {
@@ -119,6 +123,7 @@ impl Conntrack {
             wheel: Wheel::new(now),
             count: 0,
             max,
+            hand: 0,
         }
     }
 
@@ -172,7 +177,7 @@ impl Conntrack {
 
     /// The live connection that `t` belongs to, and `t`'s direction in it.
     pub fn lookup(&self, t: &Tuple, now: Nanos) -> Option<(ConnId, Direction)> {
-        self.find(t, self.hash(t)).filter(|&(id, _)| self.tables.conn(id).deadline > now)
+        self.find(t, self.hash(t)).filter(|&(id, _)| self.tables.conn(id).deadline() > now)
     }
 
     /// The connection.
@@ -204,104 +209,84 @@ impl Conntrack {
         if let L4::Invalid(reason) = p.kind {
             return Tracked::Invalid(reason);
         }
-        if let L4::Tcp(s) = p.kind
-            && !tcp::valid_flags(s.flags)
-        {
+        if !l4::plausible(p) {
             return Tracked::Invalid(DropReason::InvalidFlags);
         }
         match hit {
             Some((id, direction)) => self.follow(p, id, direction, spec, now),
-            None => Self::begin(p, spec),
+            None => match l4::begin(p, spec, &spec.timeouts) {
+                Ok((l4, timeout)) => Tracked::New(Unconfirmed {
+                    original: p.tuple,
+                    reply: p.tuple.inverse(),
+                    l4,
+                    timeout,
+                    timeout_policy: 0,
+                    mark: 0,
+                    expected: false,
+                    in_port: p.in_port,
+                    leased: false,
+                }),
+                Err(reason) => Tracked::Invalid(reason),
+            },
         }
     }
 
     /// A packet of a known connection.
     fn follow(&mut self, p: &Packet, id: ConnId, direction: Direction, spec: &ConntrackSpec, now: Nanos) -> Tracked {
-        let t = &spec.timeouts;
         let conn = self.tables.conn_mut(id);
-        let replied = conn.flags.has(Flags::REPLIED) || direction == Direction::Reply;
-        let (timeout, assured, mut end) = match p.kind {
-            L4::Tcp(segment) => {
-                let old = conn.tcp;
-                let (state, end) = match tcp::step(old, direction, tcp::kind(segment.flags)) {
-                    Step::To(s) => (s, false),
-                    Step::End => (old, true),
-                    Step::Ignore => {
-                        conn.account(direction, p.ip_len);
-                        let first_reply = direction == Direction::Reply && conn.flags.set(Flags::REPLIED);
-                        return Tracked::Conn { id, direction, first_reply, became_assured: false, end: false };
-                    }
-                    Step::Invalid => return Tracked::Invalid(DropReason::InvalidTcpState),
-                    Step::Reopen => return Tracked::Reopen { old: id },
-                };
-                conn.tcp = state;
-                let timeout = match state {
-                    // Picked up in mid-stream: not worth days before the other side was heard.
-                    TcpState::Established if !replied => t.tcp_established.min(t.tcp_unacknowledged),
-                    s => s.timeout(t),
-                };
-                let proper = matches!(old, TcpState::SynRecv | TcpState::Established) && state == TcpState::Established;
-                (timeout, proper && replied, end)
-            }
-            L4::Udp if replied => {
-                let stream = now.since(conn.start) > UDP_STREAM_AFTER;
-                (if stream { t.udp_stream } else { t.udp }, stream, false)
-            }
-            L4::Udp => (t.udp, false, false),
-            L4::IcmpQuery if p.tuple.is_ipv4() => (t.icmp, false, false),
-            L4::IcmpQuery => (t.icmpv6, false, false),
-            _ => (t.generic, false, false),
+        let context = Context {
+            spec,
+            timeouts: spec.timeouts_of(conn.timeout_policy),
+            direction,
+            replied: conn.flags.has(Flags::REPLIED),
+            assured: conn.flags.has(Flags::ASSURED),
+            start: conn.start(),
+            now,
         };
-        // A lone reset as the only reply: nobody is there (nf_conntrack_tcp_packet, "we can delete the conntrack").
-        if direction == Direction::Reply && !conn.flags.has(Flags::REPLIED) && p.tcp_flags() & tcp::RST != 0 {
-            end = true;
-        }
+        let (timeout, assured, end, changed) = match conn.l4.step(p, &context) {
+            Step::Pass { timeout, assured, end, changed } => (timeout, assured, end, changed),
+            Step::Invalid(reason) => return Tracked::Invalid(reason),
+            Step::Reopen => return Tracked::Reopen { old: id },
+        };
         conn.account(direction, p.ip_len);
         let first_reply = direction == Direction::Reply && conn.flags.set(Flags::REPLIED);
         let became_assured = assured && conn.flags.set(Flags::ASSURED);
-        let deadline = now + timeout;
-        let closer = deadline < conn.deadline;
-        conn.deadline = deadline;
-        if closer {
+        if timeout.is_some_and(|t| conn.set_deadline(now + t)) {
             self.wheel.file(id, &mut self.tables);
         }
-        Tracked::Conn { id, direction, first_reply, became_assured, end }
+        Tracked::Conn { id, direction, first_reply, became_assured, changed, end }
     }
 
-    /// A packet of no known connection.
-    fn begin(p: &Packet, spec: &ConntrackSpec) -> Tracked {
-        let t = &spec.timeouts;
-        let (tcp, timeout) = match p.kind {
-            L4::Tcp(segment) => match tcp::step(TcpState::None, Direction::Original, tcp::kind(segment.flags)) {
-                Step::To(TcpState::Established) if !spec.tcp_loose => {
-                    return Tracked::Invalid(DropReason::InvalidTcpState);
+    /// Most connections.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// A connection that makes room for another, among the next [`VICTIM_LOOKS`] entries: one without a reply, else one
+    /// that is not assured; never one that `spared` names. `nf_conntrack_core.c`, `early_drop`, looks at as few.
+    pub fn victim(&mut self, spared: impl Fn(&Conn) -> bool) -> Option<ConnId> {
+        let mut second = None;
+        for _ in 0..VICTIM_LOOKS {
+            let id = match self.scan(self.hand) {
+                Scan::End => {
+                    self.hand = 0;
+                    continue;
                 }
-                Step::To(TcpState::Established) => (TcpState::Established, t.tcp_established.min(t.tcp_unacknowledged)),
-                Step::To(s) => (s, s.timeout(t)),
-                _ => return Tracked::Invalid(DropReason::InvalidTcpState),
-            },
-            L4::Udp => (TcpState::None, t.udp),
-            L4::IcmpQuery => {
-                let request = matches!(
-                    (p.tuple.is_ipv4(), p.tuple.icmp_type()),
-                    (true, icmp::v4::ECHO | 13 | 15 | 17) | (false, icmp::v6::ECHO | 139)
-                );
-                if !request {
-                    return Tracked::Invalid(DropReason::InvalidNoRequest);
-                }
-                (TcpState::None, if p.tuple.is_ipv4() { t.icmp } else { t.icmpv6 })
+                Scan::Empty => None,
+                Scan::Conn(id) => Some(id),
+            };
+            self.hand += 1;
+            let Some(id) = id else { continue };
+            let conn = self.conn(id);
+            if conn.flags.has(Flags::ASSURED) || spared(conn) {
+                continue;
             }
-            L4::Invalid(reason) => return Tracked::Invalid(reason),
-            _ => (TcpState::None, t.generic),
-        };
-        Tracked::New(Unconfirmed {
-            original: p.tuple,
-            reply: p.tuple.inverse(),
-            tcp,
-            timeout,
-            in_port: p.in_port,
-            leased: false,
-        })
+            if !conn.flags.has(Flags::REPLIED) {
+                return Some(id);
+            }
+            second.get_or_insert(id);
+        }
+        second
     }
 
     /// Puts a connection into the table, its first packet of `bytes` bytes counted.
@@ -312,14 +297,18 @@ impl Conntrack {
         if self.count >= self.max {
             return Err(InsertError::Full);
         }
-        let mut conn =
-            Conn { deadline: now + u.timeout, start: now, in_port: u.in_port, tcp: u.tcp, ..Conn::default() };
+        let mut conn = Conn::new(u.l4, u.timeout, u.in_port, now);
+        conn.mark = u.mark;
+        conn.timeout_policy = u.timeout_policy;
         conn.account(Direction::Original, bytes);
         if u.leased {
             conn.flags.set(Flags::LEASED);
         }
         if u.is_translated() {
             conn.flags.set(Flags::TRANSLATED);
+        }
+        if u.expected {
+            conn.flags.set(Flags::EXPECTED);
         }
         let id = if u.original.is_ipv4() {
             ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], conn)?)
@@ -340,12 +329,19 @@ impl Conntrack {
     /// Makes a connection unfindable and keeps its entry until `deadline`, when [`Conntrack::tick`] reports it again.
     pub fn defer(&mut self, id: ConnId, deadline: Nanos) {
         let conn = self.tables.conn_mut(id);
-        conn.deadline = deadline;
+        conn.set_deadline(deadline);
         if conn.flags.set(Flags::DYING) {
             self.unlink(id);
         }
         self.wheel.unfile(id, &mut self.tables);
         self.wheel.file(id, &mut self.tables);
+    }
+
+    /// The connection expires at `deadline` if nothing comes.
+    pub fn prolong(&mut self, id: ConnId, deadline: Nanos) {
+        if self.tables.conn_mut(id).set_deadline(deadline) {
+            self.wheel.file(id, &mut self.tables);
+        }
     }
 
     fn unlink(&mut self, id: ConnId) {

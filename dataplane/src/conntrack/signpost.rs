@@ -117,6 +117,7 @@ mod tests {
             proto: 6,
             sport: n,
             dport: 80,
+            ct_zone: 0,
         }
     }
 

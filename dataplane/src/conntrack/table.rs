@@ -3,8 +3,9 @@
 //! *Life-cycle*: index and address space for all entries are taken at start; memory of entries is touched as they are
 //! first used. *Threads*: the owner's worker alone. *Limits*: `capacity` entries; beyond it `insert` refuses.
 
-use super::conn::Conn;
+use super::conn::{Conn, Flags};
 use super::index::Index;
+use super::timer::Link;
 use super::tuple::{Direction, Key};
 use crate::cpu::{prefer_huge_pages, prefetch};
 
@@ -15,8 +16,6 @@ pub struct Entry<K> {
     pub keys: [K; 2],
     /// The rest.
     pub conn: Conn,
-    live: bool,
-    next_free: u32,
 }
 
 const _: () = assert!(size_of::<Entry<super::tuple::Key4>>() <= 176, "192 bytes with its share of the index");
@@ -103,10 +102,11 @@ impl<K: Key> Table<K> {
             self.index.remove(hashes[0], slot << 1);
             return Err(InsertError::Full);
         }
-        let entry = Entry { keys, conn, live: true, next_free: NONE };
+        let mut entry = Entry { keys, conn };
+        entry.conn.flags.set(Flags::LIVE);
         match self.entries.get_mut(slot as usize) {
             Some(e) => {
-                self.free = e.next_free;
+                self.free = e.conn.link.next_free();
                 *e = entry;
             }
             None => self.entries.push(entry), // within the capacity taken at start
@@ -125,9 +125,9 @@ impl<K: Key> Table<K> {
     /// Gives the entry of an unlinked connection back.
     pub fn free(&mut self, slot: u32) {
         if let Some(e) = self.entries.get_mut(slot as usize) {
-            debug_assert!(e.live, "freed twice");
-            e.live = false;
-            e.next_free = self.free;
+            debug_assert!(e.conn.flags.has(Flags::LIVE), "freed twice");
+            e.conn.flags.clear(Flags::LIVE);
+            e.conn.link = Link::free(self.free);
             self.free = slot;
         }
     }
@@ -152,7 +152,7 @@ impl<K: Key> Table<K> {
 
     /// Whether `slot` holds a connection.
     pub fn is_live(&self, slot: u32) -> bool {
-        self.entries.get(slot as usize).is_some_and(|e| e.live)
+        self.entries.get(slot as usize).is_some_and(|e| e.conn.flags.has(Flags::LIVE))
     }
 
     /// Bytes of index per capacity and of one entry.

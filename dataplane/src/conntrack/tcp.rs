@@ -5,8 +5,12 @@
 //! *Sources*: RFC 9293 section 3.3.2; `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_conntracks`,
 //! `tcp_valid_flags`, `nf_conntrack_tcp_packet`).
 
+use super::l4::{Context, Step};
 use super::timeouts::Timeouts;
 use super::tuple::Direction;
+use crate::api::policy::ConntrackSpec;
+use crate::drop::DropReason;
+use crate::packet::TcpSegment;
 use crate::time::Nanos;
 
 /// FIN flag.
@@ -80,6 +84,11 @@ impl TcpState {
         }
     }
 
+    /// The state of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+
     /// Its idle timeout.
     pub const fn timeout(self, t: &Timeouts) -> Nanos {
         match self {
@@ -135,9 +144,72 @@ pub const fn kind(flags: u8) -> Kind {
     }
 }
 
-/// What a segment does to a connection.
+/// What is known of a TCP connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpTrack {
+    state: TcpState,
+}
+
+impl TcpTrack {
+    /// The connection that a segment out of nothing starts.
+    ///
+    /// # Errors
+    /// The segment starts none.
+    pub fn begin(segment: &TcpSegment, spec: &ConntrackSpec) -> Result<Self, DropReason> {
+        match step(TcpState::None, Direction::Original, kind(segment.flags)) {
+            Transition::To(TcpState::Established) if !spec.tcp_loose => Err(DropReason::InvalidTcpState),
+            Transition::To(state) => Ok(Self { state }),
+            _ => Err(DropReason::InvalidTcpState),
+        }
+    }
+
+    /// A connection in this state of whose windows nothing is known.
+    pub const fn lenient(state: TcpState) -> Self {
+        Self { state }
+    }
+
+    /// Its state.
+    pub const fn state(&self) -> TcpState {
+        self.state
+    }
+
+    /// The idle timeout after the first segment.
+    pub fn first_timeout(&self, t: &Timeouts) -> Nanos {
+        match self.state {
+            // Picked up in mid-stream: not worth days before the other side was heard.
+            TcpState::Established => t.tcp_established.min(t.tcp_unacknowledged),
+            s => s.timeout(t),
+        }
+    }
+
+    /// Moves the connection on by a segment with valid flags.
+    pub fn step(&mut self, segment: &TcpSegment, c: &Context<'_>) -> Step {
+        let replied = c.replied || c.direction == Direction::Reply;
+        let old = self.state;
+        let (state, mut end) = match step(old, c.direction, kind(segment.flags)) {
+            Transition::To(s) => (s, false),
+            Transition::End => (old, true),
+            Transition::Ignore => return Step::Pass { timeout: None, assured: false, end: false, changed: false },
+            Transition::Invalid => return Step::Invalid(DropReason::InvalidTcpState),
+            Transition::Reopen => return Step::Reopen,
+        };
+        self.state = state;
+        let timeout = match state {
+            TcpState::Established if !replied => c.timeouts.tcp_established.min(c.timeouts.tcp_unacknowledged),
+            s => s.timeout(c.timeouts),
+        };
+        let proper = matches!(old, TcpState::SynRecv | TcpState::Established) && state == TcpState::Established;
+        // A lone reset as the only reply: nobody is there (nf_conntrack_tcp_packet, "we can delete the conntrack").
+        if c.direction == Direction::Reply && !c.replied && segment.flags & RST != 0 {
+            end = true;
+        }
+        Step::Pass { timeout: Some(timeout), assured: proper && replied, end, changed: state != old }
+    }
+}
+
+/// What the state machine says of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Transition {
     /// The connection is in this state now.
     To(TcpState),
     /// The segment passes and changes nothing.
@@ -151,42 +223,42 @@ pub enum Step {
 }
 
 /// The transition of a segment of `kind` in `direction` with the connection in state `old`.
-pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Step {
+pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition {
     use Direction::{Original, Reply};
     use TcpState as S;
     match (kind, direction, old) {
         // A reset in SYN_SENT, from either side, leaves no entry behind.
-        (Kind::Rst, _, S::SynSent) => Step::End,
-        (Kind::Rst, _, S::None) => Step::Invalid,
-        (Kind::Rst, _, _) => Step::To(S::Close),
+        (Kind::Rst, _, S::SynSent) => Transition::End,
+        (Kind::Rst, _, S::None) => Transition::Invalid,
+        (Kind::Rst, _, _) => Transition::To(S::Close),
 
-        (Kind::Syn, Original, S::None | S::SynSent) => Step::To(S::SynSent),
-        (Kind::Syn, Original, S::SynSent2) => Step::To(S::SynSent2),
-        (Kind::Syn, _, S::TimeWait) | (Kind::Syn, Original, S::Close) => Step::Reopen,
-        (Kind::Syn, Original, _) => Step::Ignore,
-        (Kind::Syn, Reply, S::SynSent | S::SynSent2) => Step::To(S::SynSent2),
-        (Kind::Syn, Reply, S::None | S::Close) => Step::Invalid,
-        (Kind::Syn, Reply, _) => Step::Ignore,
+        (Kind::Syn, Original, S::None | S::SynSent) => Transition::To(S::SynSent),
+        (Kind::Syn, Original, S::SynSent2) => Transition::To(S::SynSent2),
+        (Kind::Syn, _, S::TimeWait) | (Kind::Syn, Original, S::Close) => Transition::Reopen,
+        (Kind::Syn, Original, _) => Transition::Ignore,
+        (Kind::Syn, Reply, S::SynSent | S::SynSent2) => Transition::To(S::SynSent2),
+        (Kind::Syn, Reply, S::None | S::Close) => Transition::Invalid,
+        (Kind::Syn, Reply, _) => Transition::Ignore,
 
-        (Kind::SynAck, Original, S::SynRecv | S::SynSent2) => Step::To(S::SynRecv),
-        (Kind::SynAck, Original, _) | (Kind::SynAck, Reply, S::None) => Step::Invalid,
-        (Kind::SynAck, Reply, S::SynSent | S::SynSent2) => Step::To(S::SynRecv),
-        (Kind::SynAck, Reply, _) => Step::Ignore,
+        (Kind::SynAck, Original, S::SynRecv | S::SynSent2) => Transition::To(S::SynRecv),
+        (Kind::SynAck, Original, _) | (Kind::SynAck, Reply, S::None) => Transition::Invalid,
+        (Kind::SynAck, Reply, S::SynSent | S::SynSent2) => Transition::To(S::SynRecv),
+        (Kind::SynAck, Reply, _) => Transition::Ignore,
 
-        (Kind::Fin, _, S::None | S::SynSent | S::SynSent2) => Step::Invalid,
-        (Kind::Fin, _, S::SynRecv | S::Established) => Step::To(S::FinWait),
-        (Kind::Fin, _, S::FinWait | S::CloseWait | S::LastAck) => Step::To(S::LastAck),
-        (Kind::Fin, _, S::TimeWait) => Step::To(S::TimeWait),
-        (Kind::Fin, _, S::Close) => Step::To(S::Close),
+        (Kind::Fin, _, S::None | S::SynSent | S::SynSent2) => Transition::Invalid,
+        (Kind::Fin, _, S::SynRecv | S::Established) => Transition::To(S::FinWait),
+        (Kind::Fin, _, S::FinWait | S::CloseWait | S::LastAck) => Transition::To(S::LastAck),
+        (Kind::Fin, _, S::TimeWait) => Transition::To(S::TimeWait),
+        (Kind::Fin, _, S::Close) => Transition::To(S::Close),
 
-        (Kind::Ack, Original, S::SynSent | S::SynSent2) | (Kind::Ack, Reply, S::None) => Step::Invalid,
-        (Kind::Ack, Original, S::None | S::SynRecv) => Step::To(S::Established),
-        (Kind::Ack, Reply, S::SynSent | S::SynSent2) => Step::Ignore,
-        (Kind::Ack, Reply, S::SynRecv) => Step::To(S::SynRecv),
-        (Kind::Ack, _, S::Established) => Step::To(S::Established),
-        (Kind::Ack, _, S::FinWait | S::CloseWait) => Step::To(S::CloseWait),
-        (Kind::Ack, _, S::LastAck | S::TimeWait) => Step::To(S::TimeWait),
-        (Kind::Ack, _, S::Close) => Step::To(S::Close),
+        (Kind::Ack, Original, S::SynSent | S::SynSent2) | (Kind::Ack, Reply, S::None) => Transition::Invalid,
+        (Kind::Ack, Original, S::None | S::SynRecv) => Transition::To(S::Established),
+        (Kind::Ack, Reply, S::SynSent | S::SynSent2) => Transition::Ignore,
+        (Kind::Ack, Reply, S::SynRecv) => Transition::To(S::SynRecv),
+        (Kind::Ack, _, S::Established) => Transition::To(S::Established),
+        (Kind::Ack, _, S::FinWait | S::CloseWait) => Transition::To(S::CloseWait),
+        (Kind::Ack, _, S::LastAck | S::TimeWait) => Transition::To(S::TimeWait),
+        (Kind::Ack, _, S::Close) => Transition::To(S::Close),
     }
 }
 
@@ -221,7 +293,7 @@ mod tests {
 
     #[test]
     fn out_of_nothing_only_syn_and_ack_start() {
-        let starts = |k| matches!(step(TcpState::None, Direction::Original, k), Step::To(_));
+        let starts = |k| matches!(step(TcpState::None, Direction::Original, k), Transition::To(_));
         assert!(starts(Kind::Syn) && starts(Kind::Ack));
         assert!(!starts(Kind::SynAck) && !starts(Kind::Fin) && !starts(Kind::Rst));
     }
@@ -242,11 +314,11 @@ mod tests {
         let mut state = TcpState::None;
         for (direction, flags, expected) in script {
             match step(state, direction, kind(flags)) {
-                Step::To(s) => state = s,
+                Transition::To(s) => state = s,
                 other => panic!("{state:?} {direction:?} {flags:#x}: {other:?}"),
             }
             assert_eq!(state.name(), expected);
         }
-        assert_eq!(step(state, O, Kind::Syn), Step::Reopen);
+        assert_eq!(step(state, O, Kind::Syn), Transition::Reopen);
     }
 }

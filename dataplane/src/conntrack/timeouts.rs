@@ -51,5 +51,20 @@ timeouts! {
     udp_stream 120 "UDP: a stream, both ways for longer than 2 s.";
     icmp 30 "ICMP queries.";
     icmpv6 30 "ICMPv6 queries.";
+    gre 30 "GRE: one-way.";
+    gre_stream 180 "GRE: both ways.";
+    sctp_closed 10 "SCTP: over, or nothing known.";
+    sctp_cookie_wait 3 "SCTP: INIT or INIT ACK seen.";
+    sctp_cookie_echoed 3 "SCTP: COOKIE ECHO seen.";
+    sctp_established 210 "SCTP: COOKIE ACK seen.";
+    sctp_shutdown_sent 3 "SCTP: SHUTDOWN seen.";
+    sctp_shutdown_recd 3 "SCTP: SHUTDOWN seen, from the responder.";
+    sctp_shutdown_ack_sent 3 "SCTP: SHUTDOWN ACK seen.";
+    sctp_heartbeat_sent 30 "SCTP: HEARTBEAT seen first.";
     generic 600 "Any other protocol.";
+    frag_v4 30 "IPv4 fragments: the rest of the datagram is waited for (`net.ipv4.ipfrag_time`).";
+    frag_v6 60 "IPv6 fragments: the rest of the datagram is waited for (RFC 8200 section 4.5).";
+    expect_ftp 300 "Expectations of FTP's data connections.";
+    expect_tftp 300 "Expectations of TFTP's answers.";
+    expect_pptp 300 "Expectations of PPTP's calls.";
 }

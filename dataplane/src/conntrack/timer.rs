@@ -18,13 +18,26 @@ const HEADS: usize = 4096;
 /// No connection.
 const NONE: u32 = u32::MAX;
 
-/// A connection's place in the wheel.
+/// A connection's place in the wheel, in ten bytes.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(Rust, packed(2))]
 pub struct Link {
     next: u32,
     prev: u32,
     /// 0 where not filed, else slot + 1.
     slot: u16,
+}
+
+impl Link {
+    /// The link of a free entry: in no slot, and the list of free entries goes on at `next`.
+    pub const fn free(next: u32) -> Self {
+        Self { next, prev: NONE, slot: 0 }
+    }
+
+    /// Where the list of free entries goes on.
+    pub const fn next_free(&self) -> u32 {
+        self.next
+    }
 }
 
 /// Whatever holds the links and deadlines of connections.

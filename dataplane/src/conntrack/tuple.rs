@@ -69,6 +69,9 @@ pub struct Tuple {
     pub sport: u16,
     /// Destination port, or ICMP type and code.
     pub dport: u16,
+    /// Conntrack zone: equal addresses in different ones are different connections. 0 unless an interface says
+    /// otherwise.
+    pub ct_zone: u16,
 }
 
 impl Tuple {
@@ -101,7 +104,13 @@ impl Tuple {
         } else {
             (self.dport, self.sport)
         };
-        Self { src: self.dst, dst: self.src, proto: self.proto, sport, dport }
+        Self { src: self.dst, dst: self.src, proto: self.proto, sport, dport, ct_zone: self.ct_zone }
+    }
+
+    /// Whether both are the same on the wire, whatever their conntrack zones.
+    #[inline]
+    pub fn same_wire(&self, other: &Self) -> bool {
+        *self == Self { ct_zone: self.ct_zone, ..*other }
     }
 
     /// The ICMP type, for ICMP tuples.
@@ -117,7 +126,7 @@ impl Tuple {
 
 impl fmt::Display for Tuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { src, dst, proto, sport, dport } = self;
+        let Self { src, dst, proto, sport, dport, .. } = self;
         if self.is_icmp() {
             write!(f, "src={src} dst={dst} type={} code={} id={sport}", self.icmp_type(), self.icmp_code())
         } else if self.has_ports() {
@@ -219,13 +228,14 @@ const fn halves(v: u128) -> [u64; 2] {
 
 #[inline]
 fn pack_rest(t: &Tuple) -> u64 {
-    u64::from(t.sport) << 24 | u64::from(t.dport) << 8 | u64::from(t.proto)
+    u64::from(t.ct_zone) << 40 | u64::from(t.sport) << 24 | u64::from(t.dport) << 8 | u64::from(t.proto)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each field is cut out of its place")]
 #[inline]
 const fn unpack_rest(src: IpAddr, dst: IpAddr, rest: u64) -> Tuple {
-    Tuple { src, dst, proto: rest as u8, sport: (rest >> 24) as u16, dport: (rest >> 8) as u16 }
+    let (sport, dport) = ((rest >> 24) as u16, (rest >> 8) as u16);
+    Tuple { src, dst, proto: rest as u8, sport, dport, ct_zone: (rest >> 40) as u16 }
 }
 
 #[cfg(test)]
@@ -235,22 +245,24 @@ mod tests {
     use super::*;
 
     pub fn tuples() -> impl Strategy<Value = Tuple> {
-        let v4 = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(
-            |(s, d, proto, sport, dport)| Tuple {
+        let v4 = (any::<u32>(), any::<u32>(), any::<u8>(), any::<u16>(), any::<u16>(), any::<u16>()).prop_map(
+            |(s, d, proto, sport, dport, ct_zone)| Tuple {
                 src: Ipv4Addr::from_bits(s).into(),
                 dst: Ipv4Addr::from_bits(d).into(),
                 proto,
                 sport,
                 dport,
+                ct_zone,
             },
         );
-        let v6 = (any::<u128>(), any::<u128>(), any::<u8>(), any::<u16>(), any::<u16>()).prop_map(
-            |(s, d, proto, sport, dport)| Tuple {
+        let v6 = (any::<u128>(), any::<u128>(), any::<u8>(), any::<u16>(), any::<u16>(), any::<u16>()).prop_map(
+            |(s, d, proto, sport, dport, ct_zone)| Tuple {
                 src: Ipv6Addr::from_bits(s).into(),
                 dst: Ipv6Addr::from_bits(d).into(),
                 proto,
                 sport,
                 dport,
+                ct_zone,
             },
         );
         prop_oneof![v4, v6]
@@ -280,6 +292,7 @@ mod tests {
             proto: proto::ICMP,
             sport: 77,
             dport: 8 << 8,
+            ct_zone: 0,
         };
         let r = t.inverse();
         assert_eq!((r.sport, r.icmp_type()), (77, 0));

@@ -8,8 +8,8 @@
 //! an IPv6 one.
 //!
 //! *Life-cycle*: with the worker. *Threads*: one. *Limits*: [`QUEUES`] datagrams, [`FRAGMENTS`] fragments and [`MEMORY`]
-//! bytes of frames per worker, [`TRAIN`] fragments per datagram; at a limit the oldest datagram makes room. 30 s (IPv4)
-//! or 60 s (IPv6) after its first fragment a datagram is given up.
+//! bytes of frames per worker, [`TRAIN`] fragments per datagram; at a limit the oldest datagram makes room. `frag_v4`
+//! (30 s) or `frag_v6` (60 s) after its first fragment a datagram is given up.
 //! *Sources*: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 6946; `linux/net/ipv4/ip_fragment.c`,
 //! `linux/net/ipv6/netfilter/nf_conntrack_reasm.c`, `linux/net/ipv4/inet_fragment.c` (`inet_frag_queue_insert`).
 
@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 
 use crate::conntrack::index::Index;
+use crate::conntrack::timeouts::Timeouts;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::time::Nanos;
@@ -32,10 +33,6 @@ pub const MEMORY: usize = 4 << 20;
 pub const TRAIN: usize = 64;
 /// Largest datagram.
 const LARGEST: u32 = 65_535;
-/// `net.ipv4.ipfrag_time`.
-const TIMEOUT_V4: Nanos = Nanos::from_secs(30);
-/// RFC 8200 section 4.5.
-const TIMEOUT_V6: Nanos = Nanos::from_secs(60);
 /// No fragment, no queue.
 const NONE: u16 = u16::MAX;
 
@@ -72,6 +69,7 @@ struct Key {
     id: u32,
     /// 0 for IPv6, whose fragments may name different ones (RFC 8200: only the first one's counts).
     proto: u8,
+    ct_zone: u16,
 }
 
 #[derive(Debug)]
@@ -137,7 +135,7 @@ impl<B> Defrag<B> {
     }
 
     /// Takes a fragment. `train` must be empty; the answer says what is in it now.
-    pub fn insert(&mut self, piece: Piece<B>, now: Nanos, train: &mut Train<B>) -> Arrived {
+    pub fn insert(&mut self, piece: Piece<B>, t: &Timeouts, now: Nanos, train: &mut Train<B>) -> Arrived {
         let Some(f) = piece.packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
         let is_v4 = piece.packet.tuple.is_ipv4();
         // Behind an IPv6 fragment header there may be more extension headers: they belong to the datagram.
@@ -149,11 +147,11 @@ impl<B> Defrag<B> {
         }
         let tuple = &piece.packet.tuple;
         let proto = if is_v4 { tuple.proto } else { 0 };
-        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto };
+        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto, ct_zone: tuple.ct_zone };
         let q = match self.find(&key) {
             Some(q) => q,
             None => {
-                let timeout = if is_v4 { TIMEOUT_V4 } else { TIMEOUT_V6 };
+                let timeout = if is_v4 { t.frag_v4 } else { t.frag_v6 };
                 if self.live == QUEUES {
                     self.evict(train);
                     match self.open(key, now + timeout) {

@@ -15,6 +15,8 @@ pub struct Query<'a> {
     pub tcp_flags: u8,
     /// Class.
     pub state: CtState,
+    /// The connection's mark; 0 without one.
+    pub mark: u32,
     /// Zone that it comes from.
     pub from: ZoneId,
     /// Zone that it goes to, once routed.
@@ -58,6 +60,7 @@ pub struct Matcher {
     /// The rule says where packets go, so it cannot match before that is known.
     to_given: bool,
     states: u8,
+    mark: Option<(u32, u32)>,
     protocols: Bits,
     ports: Option<Ports>,
     icmp_types: Option<Bits>,
@@ -88,6 +91,7 @@ impl Matcher {
             to: zones(&m.to),
             to_given: !m.to.is_empty(),
             states: states(&m.state),
+            mark: m.mark,
             protocols: Bits::any_or(&m.proto),
             ports: (!m.sport.is_empty() || !m.dport.is_empty()).then_some(ports),
             icmp_types: (!m.icmp_type.is_empty()).then(|| Bits::any_or(&m.icmp_type)),
@@ -105,6 +109,7 @@ impl Matcher {
         let t = q.tuple;
         self.protocols.has(t.proto)
             && self.states >> q.state as u8 & 1 == 1
+            && self.mark.is_none_or(|(mask, value)| q.mark & mask == value)
             && zone(self.from, q.from)
             && q.to.map_or(!self.to_given, |to| zone(self.to, to))
             && self.ports.as_ref().is_none_or(|p| q.l4_known && p.matches(t))
@@ -149,6 +154,7 @@ mod tests {
             proto,
             sport: 1024,
             dport,
+            ct_zone: 0,
         }
     }
 
@@ -158,6 +164,7 @@ mod tests {
             l4_known: true,
             tcp_flags: 0x02,
             state: CtState::New,
+            mark: 0x10,
             from: ZoneId(1),
             to: Some(ZoneId(2)),
             interface_in: Some(0),
@@ -187,6 +194,7 @@ mod tests {
             Match { icmp_type: vec![8], ..base() },
             Match { tcp_flags: Some((0x12, 0x10)), ..base() },
             Match { state: vec![CtState::Established, CtState::Related], ..base() },
+            Match { mark: Some((0xff, 0x11)), ..base() },
             Match { interface_in: vec![1], ..base() },
             Match { interface_out: vec![0], ..base() },
             Match { source: Some(other.clone()), ..base() },
@@ -198,6 +206,7 @@ mod tests {
         let accepting = [
             Match { dport: vec![80..=80, 443..=443], ..base() },
             Match { tcp_flags: Some((0x12, 0x02)), ..base() },
+            Match { mark: Some((0xf0, 0x10)), ..base() },
             Match { source: Some(AddrMatch { negate: true, ..other }), ..base() },
         ];
         for m in accepting {

@@ -24,6 +24,10 @@ pub struct Verdict {
     pub accept: bool,
     /// Whether the rule asks for a report.
     pub log: bool,
+    /// The connection's mark after the rules.
+    pub mark: u32,
+    /// The timeout policy that the rule gives, from 1; 0 for none.
+    pub timeout_policy: u8,
 }
 
 /// The immutable, compiled policy.
@@ -32,8 +36,18 @@ pub struct Policy {
     raw: Vec<(Matcher, RawAction)>,
     dnat: Vec<(Matcher, usize)>,
     snat: Vec<(Matcher, usize)>,
-    rules: Vec<(Matcher, Action, bool)>,
+    rules: Vec<Rule>,
     spec: PolicySpec,
+}
+
+/// One rule of the filter, compiled.
+#[derive(Debug)]
+struct Rule {
+    matcher: Matcher,
+    action: Action,
+    log: bool,
+    set_mark: Option<(u32, u32)>,
+    timeout_policy: u8,
 }
 
 impl Policy {
@@ -93,7 +107,13 @@ impl Policy {
         }
         let mut rules = Vec::with_capacity(spec.rules.len());
         for r in &spec.rules {
-            rules.push((compile(&r.name, &r.matches)?, r.action, r.log));
+            rules.push(Rule {
+                matcher: compile(&r.name, &r.matches)?,
+                action: r.action,
+                log: r.log,
+                set_mark: r.set_mark,
+                timeout_policy: r.timeout_policy,
+            });
         }
         Ok(Self { raw, dnat, snat, rules, spec })
     }
@@ -104,6 +124,7 @@ impl Policy {
             generation: 0,
             zones: vec!["local".to_owned()],
             interface_zones: vec![ZoneId(u8::MAX); interfaces],
+            interface_ct_zones: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: Vec::new(),
@@ -143,12 +164,33 @@ impl Policy {
         self.snat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
     }
 
-    /// The first rule that matches decides, else the default.
+    /// The conntrack zone of packets that come in by `port`, or leave by it.
+    #[inline]
+    pub fn ct_zone_of(&self, port: PortIdx) -> u16 {
+        self.spec.interface_ct_zones.get(usize::from(port.interface())).copied().unwrap_or(0)
+    }
+
+    /// The first rule that matches and does not say "continue" decides, else the default. Marks are set on the way, and
+    /// later rules see them.
     pub fn judge(&self, q: &Query<'_>) -> Verdict {
-        let found = self.rules.iter().position(|(m, _, _)| m.matches(q));
-        let (action, log) = found.map_or((self.spec.default, false), |i| (self.rules[i].1, self.rules[i].2));
+        let mut q = *q;
+        for (i, rule) in self.rules.iter().enumerate() {
+            if !rule.matcher.matches(&q) {
+                continue;
+            }
+            if let Some((mask, value)) = rule.set_mark {
+                q.mark = q.mark & !mask | value & mask;
+            }
+            if rule.action != Action::Continue {
+                return self.verdict(i, rule.action, rule.log, q.mark, rule.timeout_policy);
+            }
+        }
+        self.verdict(self.rules.len(), self.spec.default, false, q.mark, 0)
+    }
+
+    fn verdict(&self, rule: usize, action: Action, log: bool, mark: u32, timeout_policy: u8) -> Verdict {
         // Invariant: `compile` bounds the number of rules.
-        let rule = u32::try_from(found.unwrap_or(self.rules.len())).unwrap_or(u32::MAX);
-        Verdict { rule, accept: action == Action::Accept, log }
+        let rule = u32::try_from(rule).unwrap_or(u32::MAX);
+        Verdict { rule, accept: action == Action::Accept, log, mark, timeout_policy }
     }
 }

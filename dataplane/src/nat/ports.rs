@@ -129,6 +129,7 @@ mod tests {
             proto: proto::UDP,
             sport: 53,
             dport: port,
+            ct_zone: 0,
         }
     }
 

@@ -105,7 +105,8 @@ fn quoted(b: &[u8], is_v4: bool) -> Option<Quoted> {
         proto::ICMPV6 if !is_v4 => quoted_query(rest, matches!(rest.first(), Some(128 | 129 | 139 | 140)))?,
         _ => (0, 0),
     };
-    Some(Quoted { tuple: Tuple { src, dst, proto: protocol, sport, dport }, l4: u16::try_from(l4).ok()? })
+    let tuple = Tuple { src, dst, proto: protocol, sport, dport, ct_zone: 0 };
+    Some(Quoted { tuple, l4: u16::try_from(l4).ok()? })
 }
 
 fn quoted_query(rest: &[u8], is_query: bool) -> Option<(u16, u16)> {

@@ -1,14 +1,13 @@
 //! What a worker does for control: commands, dumps, flushes, reports.
 
-use std::net::IpAddr;
-
 use super::Worker;
-use crate::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
+use crate::api::command::{
+    CREATE_PER_COMMAND, Command, ConnChange, ConnFilter, ConnSpec, ConnView, Event, Message, SCAN_PER_COMMAND,
+};
 use crate::api::stats::CtEvent;
-use crate::conntrack::conn::Flags;
-use crate::conntrack::tuple::{Direction, Tuple, proto};
-use crate::conntrack::{ConnId, Scan};
+use crate::conntrack::Scan;
 use crate::io::Io;
+use crate::path::EventSink;
 use crate::time::Nanos;
 
 /// Commands taken per turn.
@@ -19,9 +18,9 @@ impl<I: Io> Worker<I> {
         for _ in 0..COMMANDS {
             let Ok(command) = self.commands.try_recv() else { return };
             let event = match command {
-                Command::Policy { policy, rules } => {
+                Command::Policy { policy, rules, limits } => {
                     let generation = policy.spec().generation;
-                    let old = self.path.set_policy(policy, rules);
+                    let old = self.path.set_policy(policy, rules, limits);
                     Event::PolicyInForce { generation, old: Some(old) }
                 }
                 Command::Fib(fib) => Event::FibInForce { old: self.path.set_fib(fib) },
@@ -31,6 +30,20 @@ impl<I: Io> Worker<I> {
                 }
                 Command::List { cursor, filter, into } => self.list(cursor, &filter, into, now),
                 Command::Flush { cursor, filter } => self.flush_conns(cursor, &filter, now),
+                Command::Get { tuple } => {
+                    let found = self.path.conntrack.lookup(&tuple, now);
+                    Event::Got { conn: found.map(|(id, _)| self.path.view(id, now)) }
+                }
+                Command::Create(conns) => self.create(&conns, now),
+                Command::Update { cursor, filter, change } => self.update(cursor, &filter, change, now),
+                Command::Expectations { mut into } => {
+                    self.path.list_expectations(&mut into, now);
+                    Event::Expectations { expectations: into }
+                }
+                Command::Subscribe(on) => {
+                    self.path.events = on.then(|| EventSink { worker: self.index, messages: self.messages.clone() });
+                    continue;
+                }
                 Command::Stop => {
                     self.stopping = true;
                     return;
@@ -64,8 +77,8 @@ impl<I: Io> Worker<I> {
                 Scan::End => return Event::Listed { next: None, conns: into },
                 Scan::Empty => {}
                 Scan::Conn(id) => {
-                    let view = self.view(id, now);
-                    if self.path.conntrack.conn(id).deadline > now && matches(filter, &view) {
+                    let view = self.path.view(id, now);
+                    if self.path.conntrack.conn(id).deadline() > now && view.is_among(filter) {
                         into.push(view);
                     }
                 }
@@ -84,7 +97,7 @@ impl<I: Io> Worker<I> {
                 Scan::End => return Event::Flushed { next: None, ended },
                 Scan::Empty => {}
                 Scan::Conn(id) => {
-                    if matches(filter, &self.view(id, now)) {
+                    if self.path.view(id, now).is_among(filter) {
                         self.path.end(id, CtEvent::Flushed, now);
                         ended += 1;
                     }
@@ -94,42 +107,34 @@ impl<I: Io> Worker<I> {
         Event::Flushed { next: Some(end), ended }
     }
 
-    /// A connection as dumps show it.
-    pub fn view(&self, id: ConnId, now: Nanos) -> ConnView {
-        let conn = self.path.conntrack.conn(id);
-        let original = self.path.conntrack.tuple(id, Direction::Original);
-        let egress = |d: usize| (conn.cache[d].epoch != 0).then(|| conn.cache[d].egress.interface());
-        ConnView {
-            original,
-            reply: self.path.conntrack.tuple(id, Direction::Reply),
-            tcp_state: (original.proto == proto::TCP).then(|| conn.tcp.name()),
-            timeout_s: u32::try_from(conn.deadline.since(now).as_secs()).unwrap_or(u32::MAX),
-            replied: conn.flags.has(Flags::REPLIED),
-            assured: conn.flags.has(Flags::ASSURED),
-            packets: conn.packets,
-            bytes: conn.bytes,
-            egress: [egress(0), egress(1)],
+    /// Puts connections into the table. This is the control thread's doing and happens between two bursts; the list of
+    /// refusals is as long as the command at most.
+    fn create(&mut self, conns: &[ConnSpec], now: Nanos) -> Event {
+        let mut refused = Vec::new();
+        let conns = &conns[..conns.len().min(CREATE_PER_COMMAND)];
+        for (n, conn) in conns.iter().enumerate() {
+            if let Err(e) = self.path.create(conn, now) {
+                refused.push((n, e));
+            }
         }
+        Event::Created { made: (conns.len() - refused.len()) as u64, refused }
     }
-}
 
-/// Whether a connection is among those that `f` asks for.
-fn matches(f: &ConnFilter, c: &ConnView) -> bool {
-    let net = |n: &Option<ipnet::IpNet>, a: IpAddr| n.is_none_or(|n| n.contains(&a));
-    let Tuple { src, dst, proto, sport, dport } = c.original;
-    let plain = c.original.inverse();
-    let ports = c.original.has_ports();
-    f.family.is_none_or(|v| v == if src.is_ipv4() { 4 } else { 6 })
-        && f.proto.is_none_or(|p| p == proto)
-        && net(&f.source, src)
-        && net(&f.destination, dst)
-        && net(&f.reply_source, c.reply.src)
-        && net(&f.reply_destination, c.reply.dst)
-        && f.sport.is_none_or(|p| ports && p == sport)
-        && f.dport.is_none_or(|p| ports && p == dport)
-        && f.tcp_state.is_none_or(|s| c.tcp_state == Some(s))
-        && f.assured.is_none_or(|a| a == c.assured)
-        && f.replied.is_none_or(|r| r == c.replied)
-        && (!f.snat || (c.reply.dst, c.reply.dport) != (plain.dst, plain.dport))
-        && (!f.dnat || (c.reply.src, c.reply.sport) != (plain.src, plain.sport))
+    fn update(&mut self, cursor: u64, filter: &ConnFilter, change: ConnChange, now: Nanos) -> Event {
+        let end = cursor + u64::from(SCAN_PER_COMMAND);
+        let mut changed = 0;
+        for at in cursor..end {
+            match self.path.conntrack.scan(at) {
+                Scan::End => return Event::Updated { next: None, changed },
+                Scan::Empty => {}
+                Scan::Conn(id) => {
+                    if self.path.view(id, now).is_among(filter) {
+                        self.path.change(id, change, now);
+                        changed += 1;
+                    }
+                }
+            }
+        }
+        Event::Updated { next: Some(end), changed }
+    }
 }

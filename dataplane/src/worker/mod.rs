@@ -205,7 +205,13 @@ impl<I: Io> Worker<I> {
             buf
         };
         let packet = match parse::frame(buf.bytes(), receiver, buf.rx_checksum()) {
-            Ok(Parsed::Ip(packet)) => packet,
+            Ok(Parsed::Ip(mut packet)) => {
+                let zone = self.path.policy.ct_zone_of(receiver.port);
+                if zone != 0 {
+                    packet.set_ct_zone(zone);
+                }
+                packet
+            }
             Ok(Parsed::Arp { l2_len }) => {
                 let port = receiver.port;
                 let other = PortIdx(port.0 ^ 1); // wire and twin

@@ -19,7 +19,8 @@ impl<I: Io> Worker<I> {
     /// A fragment came.
     pub(super) fn fragment(&mut self, buf: I::Buf, packet: Packet, now: Nanos) {
         let size = buf.bytes().len();
-        match self.defrag.insert(Piece { buf, packet, size }, now, &mut self.train) {
+        let timeouts = &self.path.policy.spec().conntrack.timeouts;
+        match self.defrag.insert(Piece { buf, packet, size }, timeouts, now, &mut self.train) {
             Arrived::Waits => {}
             Arrived::Lost(reason) => self.lose_train(reason),
             Arrived::Whole => self.whole(now),

@@ -127,6 +127,7 @@ pub struct Lab {
     turn: usize,
     random: u64,
     generation: u64,
+    conntrack_max: usize,
     before: BTreeMap<String, u64>,
 }
 
@@ -136,16 +137,17 @@ pub fn policy() -> PolicySpec {
         generation: 1,
         zones: vec!["local".into(), "lan".into(), "wan".into()],
         interface_zones: vec![LAN_ZONE, WAN_ZONE],
+        interface_ct_zones: Vec::new(),
         raw: Vec::new(),
         nat: Vec::new(),
         rules: Vec::new(),
         default: Action::Drop,
-        conntrack: ConntrackSpec { timeouts: Timeouts::default(), tcp_loose: true, checksum: true },
+        conntrack: ConntrackSpec::default(),
     }
 }
 
 pub fn rule(name: &str, matches: Match, action: Action) -> RuleSpec {
-    RuleSpec { name: name.into(), matches, action, log: false }
+    RuleSpec { name: name.into(), matches, action, log: false, set_mark: None, timeout_policy: 0 }
 }
 
 pub fn state(states: &[CtState]) -> Match {
@@ -221,6 +223,7 @@ pub fn fib() -> FibSpec {
             RouteSpec { prefix: net("2001:db8::/64"), target: via(1, None) },
             RouteSpec { prefix: net("::/0"), target: via(1, Some("2001:db8::fe")) },
         ],
+        others: Vec::new(),
         addresses: vec![
             (0, net("10.0.0.1/24")),
             (1, net("198.51.100.1/24")),
@@ -281,6 +284,7 @@ impl Lab {
             turn: 0,
             random: setup.seed | 1,
             generation: 1,
+            conntrack_max: setup.conntrack_max,
             before: BTreeMap::new(),
         };
         let lan = (2..=250).take(usize::from(setup.stations)).map(|n| (0, format!("10.0.0.{n}")));
@@ -325,7 +329,12 @@ impl Lab {
         spec.generation = self.generation;
         let rules = spec.rules.len();
         let policy = Arc::new(Policy::compile(spec).expect("policy"));
-        self.command(|| Command::Policy { policy: Arc::clone(&policy), rules: Arc::new(RuleCounters::new(rules)) });
+        let (capacity, workers) = (self.conntrack_max, self.workers.len());
+        self.command(|| Command::Policy {
+            policy: Arc::clone(&policy),
+            rules: Arc::new(RuleCounters::new(rules)),
+            limits: Box::new(Limits::new(&policy, capacity, workers)),
+        });
     }
 
     /// Puts a forwarding table into force.
@@ -597,13 +606,13 @@ impl Lab {
                 Scan::Conn(id) => Some(id),
                 _ => None,
             });
-            let live = |id: &ConnId| ct.conn(*id).deadline > self.now;
+            let live = |id: &ConnId| ct.conn(*id).deadline() > self.now;
             all.extend(ids.filter(live).map(|id| Owned {
                 worker,
                 original: ct.tuple(id, Direction::Original),
                 reply: ct.tuple(id, Direction::Reply),
                 leased: ct.conn(id).flags.has(Flags::LEASED),
-                tcp: ct.conn(id).tcp.name(),
+                tcp: ct.conn(id).l4.name().unwrap_or("NONE"),
                 replied: ct.conn(id).flags.has(Flags::REPLIED),
                 assured: ct.conn(id).flags.has(Flags::ASSURED),
             }));
@@ -708,5 +717,5 @@ pub fn ip(s: &str) -> IpAddr {
 }
 
 pub fn tuple(src: &str, sport: u16, dst: &str, dport: u16, proto: u8) -> Tuple {
-    Tuple { src: ip(src), dst: ip(dst), proto, sport, dport }
+    Tuple { src: ip(src), dst: ip(dst), proto, sport, dport, ct_zone: 0 }
 }

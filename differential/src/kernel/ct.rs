@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane::api::Tuple;
 
 use super::netlink::{self, NESTED, Netfilter, attr, put};
-use crate::frame::{be16, be32, proto};
+use crate::frame::{be16, be32, proto, tuple};
 use crate::observe::ConnState;
 
 const GET: u16 = 0x0101;
@@ -127,7 +127,7 @@ fn read_tuple(b: &[u8]) -> Option<Tuple> {
         proto::ICMPV6 => (port(7), u16::from_be_bytes([byte(8), byte(9)])),
         _ => (port(2), port(3)),
     };
-    Some(Tuple { src: address(1)?, dst: address(2)?, proto, sport, dport })
+    Some(tuple(address(1)?, address(2)?, proto, sport, dport))
 }
 
 /// The tuples of an entry, confirmed or not.

@@ -13,6 +13,7 @@ pub fn action_word(a: Action) -> &'static str {
     match a {
         Action::Accept => "accept",
         Action::Drop => "drop",
+        Action::Continue => "continue",
     }
 }
 

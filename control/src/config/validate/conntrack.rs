@@ -48,7 +48,7 @@ const LATER_TIMEOUTS: &[&str] = &[
 
 /// Reads `conntrack`: most connections, and what a reload may change.
 pub fn conntrack<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> (usize, ConntrackSpec) {
-    let mut spec = ConntrackSpec { timeouts: Timeouts::default(), tcp_loose: true, checksum: true };
+    let mut spec = ConntrackSpec::default();
     let section = node.map(|node| Conntrack::read(node, reader));
     let max = section.as_ref().and_then(|s| s.max).and_then(|node| reader.number(node, 1024..=1 << 30));
     let max = max.unwrap_or_else(|| default_max(memory()));

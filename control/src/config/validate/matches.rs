@@ -73,6 +73,7 @@ impl<'y> MatchReader<'_, 'y> {
             icmp_type: self.icmp_types(keys.icmp_type, &proto),
             tcp_flags: keys.tcp_flags.and_then(|node| self.tcp_flags(node, &proto)),
             state: self.states(keys.state),
+            mark: None,
             interface_in: self.interfaces(keys.interface_in),
             interface_out: self.interfaces(keys.interface_out),
             proto,

@@ -80,6 +80,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
         policy: PolicySpec {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
+            interface_ct_zones: Vec::new(),
             zones: names.zones,
             raw: raw.unwrap_or_default(),
             nat: nat.unwrap_or_default(),

@@ -153,7 +153,8 @@ impl<'y> Rules<'_, 'y> {
             let action = self.reader.required(item, "action", rule.action).and_then(|node| self.action(node));
             let log = rule.log.and_then(|node| self.reader.flag(node)).unwrap_or(false);
             if let (Some(name), Some(action)) = (name, action) {
-                rules.push(RuleSpec { name: name.to_owned(), matches, action, log });
+                let name = name.to_owned();
+                rules.push(RuleSpec { name, matches, action, log, set_mark: None, timeout_policy: 0 });
             }
         }
         (default, rules)

@@ -1,0 +1,161 @@
+//! The trackers of the transport protocols behind one interface: what a packet means to a connection of its protocol.
+//!
+//! [`begin`] says whether a packet of no known connection may start one; [`L4State::step`] moves a known one on. Each
+//! protocol's rules stand in its own file. *Threads*: the owner's worker; functions of their arguments.
+//! *Sources*: `linux/net/netfilter/nf_conntrack_core.c` (`nf_conntrack_handle_packet`).
+
+use super::tcp::{self, TcpState, TcpTrack};
+use super::timeouts::Timeouts;
+use super::tuple::{Direction, proto};
+use crate::api::policy::ConntrackSpec;
+use crate::drop::DropReason;
+use crate::packet::{L4, Packet};
+use crate::parse::icmp;
+use crate::time::Nanos;
+
+/// A UDP connection with replies that lives longer than this is a stream.
+/// `linux/net/netfilter/nf_conntrack_proto_udp.c`, `nf_conntrack_udp_packet`: two seconds.
+const STREAM_AFTER: Nanos = Nanos::from_secs(2);
+
+/// What a protocol's tracker keeps of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum L4State {
+    /// TCP.
+    Tcp(TcpTrack),
+    /// A protocol without a state of its own.
+    #[default]
+    Plain,
+}
+
+const _: () = assert!(size_of::<L4State>() <= 52);
+
+/// What a tracker may look at besides the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Settings of tracking.
+    pub spec: &'a ConntrackSpec,
+    /// The connection's timeouts.
+    pub timeouts: &'a Timeouts,
+    /// The packet's direction.
+    pub direction: Direction,
+    /// Whether a reply was seen before this packet.
+    pub replied: bool,
+    /// Whether the connection is assured already.
+    pub assured: bool,
+    /// When the connection was confirmed.
+    pub start: Nanos,
+    /// Now.
+    pub now: Nanos,
+}
+
+/// What a packet does to a known connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It belongs to the connection.
+    Pass {
+        /// The idle timeout from now on; `None` leaves the deadline as it is.
+        timeout: Option<Nanos>,
+        /// The connection is assured from now on.
+        assured: bool,
+        /// The connection must be ended once this packet is on its way.
+        end: bool,
+        /// The protocol's state changed: an update event is due.
+        changed: bool,
+    },
+    /// It is INVALID and changes nothing.
+    Invalid(DropReason),
+    /// The connection is over, and the packet starts a new one.
+    Reopen,
+}
+
+impl Step {
+    /// It passes, and the connection lives for another `timeout`.
+    pub const fn pass(timeout: Nanos) -> Self {
+        Self::Pass { timeout: Some(timeout), assured: false, end: false, changed: false }
+    }
+}
+
+/// The state of a connection that `p` starts, and its first idle timeout.
+///
+/// # Errors
+/// Why the packet cannot start one.
+pub fn begin(p: &Packet, spec: &ConntrackSpec, t: &Timeouts) -> Result<(L4State, Nanos), DropReason> {
+    match p.kind {
+        L4::Tcp(segment) => {
+            let track = TcpTrack::begin(&segment, spec)?;
+            Ok((L4State::Tcp(track), track.first_timeout(t)))
+        }
+        L4::Udp => Ok((L4State::Plain, t.udp)),
+        L4::IcmpQuery => {
+            let is_v4 = p.tuple.is_ipv4();
+            let request = matches!(
+                (is_v4, p.tuple.icmp_type()),
+                (true, icmp::v4::ECHO | 13 | 15 | 17) | (false, icmp::v6::ECHO | 139)
+            );
+            if !request {
+                return Err(DropReason::InvalidNoRequest);
+            }
+            Ok((L4State::Plain, if is_v4 { t.icmp } else { t.icmpv6 }))
+        }
+        L4::Invalid(reason) => Err(reason),
+        _ => Ok((L4State::Plain, t.generic)),
+    }
+}
+
+impl L4State {
+    /// Moves the connection on by `p`.
+    #[inline]
+    pub fn step(&mut self, p: &Packet, c: &Context<'_>) -> Step {
+        let t = c.timeouts;
+        match (p.kind, self) {
+            (L4::Tcp(segment), Self::Tcp(track)) => track.step(&segment, c),
+            (L4::Udp, _) => {
+                let replied = c.replied || c.direction == Direction::Reply;
+                let stream = replied && c.now.since(c.start) > STREAM_AFTER;
+                let timeout = Some(if stream { t.udp_stream } else { t.udp });
+                Step::Pass { timeout, assured: stream, end: false, changed: false }
+            }
+            (L4::IcmpQuery, _) => Step::pass(if p.tuple.is_ipv4() { t.icmp } else { t.icmpv6 }),
+            _ => Step::pass(t.generic),
+        }
+    }
+
+    /// The state of a connection of protocol `proto` that is put into the table by hand; `None` where the protocol has no
+    /// state of that name.
+    pub fn named(proto: u8, state: Option<&str>) -> Option<Self> {
+        match (proto, state) {
+            (proto::TCP, Some(name)) => Some(Self::Tcp(TcpTrack::lenient(TcpState::named(name)?))),
+            (proto::TCP, None) => Some(Self::Tcp(TcpTrack::lenient(TcpState::Established))),
+            (_, None) => Some(Self::Plain),
+            (_, Some(_)) => None,
+        }
+    }
+
+    /// The protocol's name of its state; `None` where it has none.
+    pub const fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Tcp(track) => Some(track.state().name()),
+            Self::Plain => None,
+        }
+    }
+
+    /// The idle timeout of a connection of protocol `proto` that one packet has started, under other timeouts.
+    pub fn first_timeout(&self, p: &Packet, t: &Timeouts) -> Nanos {
+        match (self, p.kind) {
+            (Self::Tcp(track), _) => track.first_timeout(t),
+            (_, L4::Udp) => t.udp,
+            (_, L4::IcmpQuery) if p.tuple.is_ipv4() => t.icmp,
+            (_, L4::IcmpQuery) => t.icmpv6,
+            _ => t.generic,
+        }
+    }
+}
+
+/// Whether the flags of a TCP segment are some that a stack sends; true for all else.
+#[inline]
+pub fn plausible(p: &Packet) -> bool {
+    match p.kind {
+        L4::Tcp(s) => tcp::valid_flags(s.flags),
+        _ => true,
+    }
+}

@@ -1,0 +1,88 @@
+//! What the operator does to connections: makes them, changes them, watches them.
+//!
+//! *Threads*: the worker, between two bursts, at control's wish. *Limits*: reports leave half of the message channel to
+//! the answers that control waits for; what finds no room is counted.
+
+use super::Path;
+use crate::api::command::{ConnChange, ConnEvent, ConnEventKind, ConnSpec, CreateError, Event, ExpectView, Message};
+use crate::conntrack::ConnId;
+use crate::conntrack::conn::{Flags, Unconfirmed};
+use crate::conntrack::l4::L4State;
+use crate::drop::DropReason;
+use crate::io::PortIdx;
+use crate::time::Nanos;
+
+impl Path {
+    /// Reports what happened to a connection, where somebody listens.
+    #[inline]
+    pub(super) fn emit(&self, kind: ConnEventKind, id: ConnId, now: Nanos) {
+        if let Some(sink) = &self.events {
+            let room = sink.messages.capacity().is_none_or(|c| sink.messages.len() < c / 2);
+            let event = || Event::Conn(ConnEvent { kind, conn: self.view(id, now) });
+            if !room || sink.messages.try_send(Message { worker: sink.worker, event: event() }).is_err() {
+                self.stats.events_lost.add(1);
+            }
+        }
+    }
+
+    /// Puts a connection into the table.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing changed.
+    pub fn create(&mut self, spec: &ConnSpec, now: Nanos) -> Result<(), CreateError> {
+        let (original, reply) = (spec.original, spec.reply);
+        let one_kind = original.proto == reply.proto && original.is_ipv4() == reply.is_ipv4();
+        let one_version = |t: &crate::conntrack::tuple::Tuple| t.src.is_ipv4() == t.dst.is_ipv4();
+        if !one_kind || !one_version(&original) || !one_version(&reply) {
+            return Err(CreateError::Unfit);
+        }
+        let l4 = L4State::named(original.proto, spec.state).ok_or(CreateError::Unfit)?;
+        let plain = original.inverse();
+        let unconfirmed = Unconfirmed {
+            original,
+            reply,
+            l4,
+            timeout: Nanos::from_secs(u64::from(spec.timeout_s)),
+            timeout_policy: spec.timeout_policy,
+            mark: spec.mark,
+            expected: false,
+            in_port: PortIdx::wire(spec.interface),
+            leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
+                && reply.dst != plain.dst,
+        };
+        let id = self.confirm(&unconfirmed, 0, now).map_err(|reason| match reason {
+            DropReason::NatClash => CreateError::Exists,
+            _ => CreateError::Full,
+        })?;
+        let age = Nanos::from_secs(u64::from(spec.age_s));
+        let conn = self.conntrack.conn_mut(id);
+        conn.restore(now - age, spec.packets, spec.bytes);
+        for (wanted, flag) in [(spec.replied, Flags::REPLIED), (spec.assured, Flags::ASSURED)] {
+            if wanted {
+                conn.flags.set(flag);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a connection. What its rules said may depend on its mark, so that is found out again.
+    pub fn change(&mut self, id: ConnId, change: ConnChange, now: Nanos) {
+        let conn = self.conntrack.conn_mut(id);
+        if let Some((mask, value)) = change.mark {
+            conn.mark = conn.mark & !mask | value & mask;
+            conn.forget();
+        }
+        if change.assured {
+            conn.flags.set(Flags::ASSURED);
+        }
+        if let Some(seconds) = change.timeout_s {
+            self.conntrack.prolong(id, now + Nanos::from_secs(u64::from(seconds)));
+        }
+        self.emit(ConnEventKind::Update, id, now);
+    }
+
+    /// The expectations of this worker's connections, within the capacity of `into`.
+    pub fn list_expectations(&self, into: &mut Vec<ExpectView>, _now: Nanos) {
+        into.clear();
+    }
+}
