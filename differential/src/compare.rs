@@ -28,6 +28,14 @@ pub enum Kind {
     Mark,
 }
 
+impl Kind {
+    /// The kind of that name, in lower case.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Class, Self::Out, Self::Conn, Self::State, Self::Timeout, Self::Counters, Self::Mark];
+        all.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(name))
+    }
+}
+
 /// One thing that two observations do not agree on.
 #[derive(Clone, Debug)]
 pub struct Difference {

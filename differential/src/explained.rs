@@ -1,7 +1,7 @@
 //! Differences that are meant: docs/LINUX.md says why, a scenario shows each.
 
 use crate::compare::Difference;
-use crate::frame::Side;
+use crate::frame::{Ip, Side};
 use crate::observe::Observation;
 use crate::policy::Policy;
 
@@ -17,6 +17,8 @@ pub struct Context<'a> {
     pub reference: &'a Observation,
     /// What Sluice made of it.
     pub subject: &'a Observation,
+    /// Why Sluice does not take the datagram that this is a fragment of.
+    pub datagram: Option<&'static str>,
 }
 
 /// A difference that is meant.
@@ -28,9 +30,17 @@ pub struct Explained {
 }
 
 /// All of them.
-pub const EXPLAINED: &[Explained] = &[];
+pub const EXPLAINED: &[Explained] = &[Explained {
+    // Scenario fragments4_small.
+    name: "first fragment without the transport header",
+    is: |c, _| c.datagram == Some("fragment_invalid") && is_ipv4(c.frame),
+}];
 
 /// The name of the explanation of `difference`, if there is one.
 pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static str> {
     EXPLAINED.iter().find(|e| (e.is)(context, difference)).map(|e| e.name)
+}
+
+fn is_ipv4(frame: &[u8]) -> bool {
+    Ip::of_frame(frame).is_some_and(|p| p.src.is_ipv4())
 }

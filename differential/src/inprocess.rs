@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use control::config;
-use dataplane::api::{Nanos, Tuple};
+use dataplane::api::{DropReason, Nanos, Tuple};
 use dataplane::packet::CtState;
 
-use crate::frame::{ETH, Ip, Side};
+use crate::frame::{ETH, Side};
 use crate::lab::gateway::{self, Arrival, Lab, Setup};
 use crate::observe::{Class, ConnState, Exit, Observation, System};
 use crate::policy::{Policy, stations};
@@ -22,6 +22,7 @@ pub struct InProcess {
     workers: usize,
     start: Nanos,
     classified: [[u64; 2]; Class::ALL.len()],
+    dropped: Vec<u64>,
 }
 
 impl InProcess {
@@ -38,7 +39,7 @@ impl InProcess {
         let setup = Setup {
             workers,
             seed,
-            arrival: if seed % 2 == 0 { Arrival::Rss } else { Arrival::Anywhere },
+            arrival: if seed.is_multiple_of(2) { Arrival::Rss } else { Arrival::Anywhere },
             conntrack_max: 1 << 18,
             buffers: 1 << 14,
             lan_mtu: policy.mtu[0],
@@ -52,13 +53,12 @@ impl InProcess {
             }
         }
         let start = lab.now;
-        Ok(Self { lab, workers, start, classified: Default::default() })
+        Ok(Self { lab, workers, start, classified: Default::default(), dropped: vec![0; DropReason::ALL.len()] })
     }
 
     /// Counters of classes: by class, and of the original and the reply direction.
     fn counters(&self) -> [[u64; 2]; Class::ALL.len()] {
-        let states =
-            [CtState::New, CtState::Established, CtState::Related, CtState::Invalid, CtState::Untracked];
+        let states = [CtState::New, CtState::Established, CtState::Related, CtState::Invalid, CtState::Untracked];
         states.map(|s| [0, 1].map(|d| self.lab.stats.iter().map(|w| w.classified[s as usize][d].value()).sum()))
     }
 
@@ -85,26 +85,6 @@ impl InProcess {
         }
         out
     }
-
-    /// The connection of `t`, wherever its owner is.
-    pub fn find(&mut self, t: &Tuple) -> Option<ConnState> {
-        let now = self.lab.now;
-        self.lab.workers.iter().find_map(|w| {
-            let (id, _) = w.path().conntrack.lookup(t, now)?;
-            let v = w.path().view(id, now);
-            Some(ConnState {
-                original: v.original,
-                reply: v.reply,
-                state: v.state.unwrap_or_default().into(),
-                replied: v.replied,
-                assured: v.assured,
-                timeout: v.timeout_s,
-                packets: v.packets,
-                bytes: v.bytes,
-                mark: v.mark,
-            })
-        })
-    }
 }
 
 impl System for InProcess {
@@ -119,18 +99,38 @@ impl System for InProcess {
         self.lab.run();
         let mut seen = Observation { out: self.collect(), ..Observation::default() };
         let counters = self.counters();
-        for (n, class) in Class::ALL.into_iter().enumerate() {
-            for d in 0..2 {
-                if counters[n][d] > self.classified[n][d] {
-                    (seen.class, seen.reply) = (Some(class), d == 1);
-                }
+        for ((class, now), before) in Class::ALL.into_iter().zip(&counters).zip(&self.classified) {
+            for (reply, _) in [false, true].into_iter().zip(now.iter().zip(before)).filter(|(_, (n, b))| n > b) {
+                (seen.class, seen.reply) = (Some(class), reply);
             }
         }
         self.classified = counters;
-        if let Some(t) = Ip::of_frame(frame).and_then(|p| p.about()) {
-            seen.conn = self.find(&t);
+        for (seen_before, &reason) in self.dropped.iter_mut().zip(DropReason::ALL) {
+            let now = self.lab.drop_count(reason);
+            if std::mem::replace(seen_before, now) < now {
+                seen.reason = Some(reason.label());
+            }
         }
         Ok(seen)
+    }
+
+    fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
+        let now = self.lab.now;
+        Ok(self.lab.workers.iter().find_map(|w| {
+            let (id, _) = w.path().conntrack.lookup(t, now)?;
+            let v = w.path().view(id, now);
+            Some(ConnState {
+                original: v.original,
+                reply: v.reply,
+                state: v.state.unwrap_or_default().into(),
+                replied: v.replied,
+                assured: v.assured,
+                timeout: v.timeout_s,
+                packets: v.packets,
+                bytes: v.bytes,
+                mark: v.mark,
+            })
+        }))
     }
 
     fn now(&self) -> Duration {

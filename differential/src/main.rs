@@ -1,23 +1,23 @@
 //! `sluice-differential`: runs scenarios and seeds through the kernel and Sluice; `scripts/differential` calls it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use differential::compare::Kind;
 use differential::generator::Generator;
-use differential::inprocess::InProcess;
 use differential::kernel::Kernel;
-use differential::observe::System;
-use differential::policy::Policy;
+use differential::record::{self, Recorder};
 use differential::runner::{Run, Totals};
 use differential::scenario::Scenario;
+use differential::seeds::{self, Subjects};
 
 /// The same frames through the Linux kernel and through Sluice, compared packet by packet.
 #[derive(Parser)]
 struct Options {
     /// Scenario files to play.
-    #[arg(long = "scenario")]
+    #[arg(long = "scenario", num_args = 1..)]
     scenarios: Vec<PathBuf>,
     /// Seeds to generate traffic from; `1-20` is twenty.
     #[arg(long, value_delimiter = ',')]
@@ -34,6 +34,12 @@ struct Options {
     /// Differences that are shown in full.
     #[arg(long, default_value_t = 20)]
     show: usize,
+    /// What is not compared: class, out, conn, state, timeout, counters, mark.
+    #[arg(long, value_delimiter = ',')]
+    ignore: Vec<String>,
+    /// Writes down what the kernel made of it, into this directory.
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,77 +53,81 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> io::Result<u64> {
-    let mut totals = Totals::default();
-    let mut shown = 0;
-    let mut finish = |name: &str, run: &Run<'_>| {
+/// What is printed of a run, and what all runs together come to.
+struct Report {
+    totals: Totals,
+    shown: usize,
+    show: usize,
+}
+
+impl Report {
+    fn take(&mut self, name: &str, run: &Run<'_>) {
         println!("{name}: {} packets, {} differences", run.totals.packets, run.totals.differences);
-        for report in run.reports.iter().take(options.show.saturating_sub(shown)) {
+        for report in run.reports.iter().take(self.show.saturating_sub(self.shown)) {
             println!("{name}: {report}");
-            shown += 1;
+            self.shown += 1;
         }
-        totals.add(&run.totals);
-    };
+        self.totals.add(&run.totals);
+    }
+
+    fn print(&self) {
+        let t = &self.totals;
+        let classes: Vec<String> = t.classes.iter().map(|(k, n)| format!("{k} {n}")).collect();
+        println!("packets: {} ({} passed), flows: {}, {}", t.packets, t.passed, t.flows, classes.join(", "));
+        let mut sorts: Vec<_> = t.sorts.iter().collect();
+        sorts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        for (sort, n) in sorts.iter().take(40) {
+            println!("  {n:6} {sort}");
+        }
+        for (name, n) in &t.explained {
+            println!("explained: {name} {n}");
+        }
+        println!("differences: {}", t.differences);
+    }
+}
+
+fn run(options: &Options) -> io::Result<u64> {
+    let mut report = Report { totals: Totals::default(), shown: 0, show: options.show };
+    let kind = |name: &String| Kind::named(name).ok_or(io::Error::other(format!("nothing to ignore is called {name}")));
+    let ignore: Vec<Kind> = options.ignore.iter().map(kind).collect::<Result<_, _>>()?;
+    let head = record::head()?;
     for path in &options.scenarios {
         let text = std::fs::read_to_string(path)?;
         let named = |e: String| io::Error::other(format!("{}: {e}", path.display()));
         let scenario = Scenario::parse(&text).map_err(named)?;
-        let mut run = start(options, &scenario.policy, 1).map_err(|e| named(e.to_string()))?;
+        let subjects = Subjects { policy: &scenario.policy, workers: &options.workers, seed: 1 }.make();
+        let subjects = subjects.unwrap_or_else(|e| {
+            println!("{}: Sluice cannot be set up: {e}", path.display());
+            report.totals.differences += 1;
+            Vec::new()
+        });
+        let mut kernel = Recorder::new(Kernel::new(&scenario.policy).map_err(|e| named(e.to_string()))?, &head);
+        let mut run = Run::new(&scenario.policy, &mut kernel, subjects);
+        run.ignore.clone_from(&ignore);
         run.play(&scenario).map_err(|e| named(e.to_string()))?;
-        finish(&path.display().to_string(), &run);
+        report.take(&path.display().to_string(), &run);
+        if let Some(directory) = &options.record {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            write(&directory.join(format!("{name}.rec")), kernel.finish().as_bytes())?;
+        }
     }
-    for seed in seeds(&options.seed)? {
-        let (name, policy) = policy_of(seed, options.policy.as_deref())?;
-        let mut run = start(options, &policy, seed)?;
-        let mut generator = Generator::new(seed, &policy);
-        run.generate(&mut generator, options.packets)?;
-        finish(&format!("seed {seed} {name}"), &run);
+    for seed in seeds::numbers(&options.seed).map_err(io::Error::other)? {
+        let (name, policy) = seeds::policy(seed, options.policy.as_deref()).map_err(io::Error::other)?;
+        let subjects = Subjects { policy: &policy, workers: &options.workers, seed }.make()?;
+        let mut kernel = Recorder::new(Kernel::new(&policy)?, &head);
+        let mut run = Run::new(&policy, &mut kernel, subjects);
+        run.ignore.clone_from(&ignore);
+        run.generate(&mut Generator::new(seed, &policy), options.packets)?;
+        report.take(&format!("seed {seed} ({name})"), &run);
+        if let Some(directory) = &options.record {
+            let file = directory.join(format!("seed-{seed}-{}.rec.z", options.packets));
+            write(&file, &record::pack(&kernel.finish()))?;
+        }
     }
-    print(&totals);
-    Ok(totals.differences)
+    report.print();
+    Ok(report.totals.differences)
 }
 
-/// A run through a fresh kernel router and fresh gateways.
-fn start<'a>(options: &Options, policy: &'a Policy, seed: u64) -> io::Result<Run<'a>> {
-    let kernel = Kernel::new(policy)?;
-    let mut subjects: Vec<Box<dyn System>> = Vec::new();
-    for (n, workers) in (0..).zip(&options.workers) {
-        subjects.push(Box::new(InProcess::new(policy, *workers, seed + n)?));
-    }
-    Ok(Run::new(policy, Box::new(kernel), subjects))
-}
-
-/// `3` and `5-8`, spelled out.
-fn seeds(texts: &[String]) -> io::Result<Vec<u64>> {
-    let mut all = Vec::new();
-    for text in texts {
-        let (from, to) = text.split_once('-').unwrap_or((text, text));
-        let number = |t: &str| t.parse::<u64>().map_err(|e| io::Error::other(format!("seed {t}: {e}")));
-        all.extend(number(from)?..=number(to)?);
-    }
-    Ok(all)
-}
-
-/// The policy of a seed: all kinds of translation and settings of TCP come in turn.
-fn policy_of(seed: u64, name: Option<&str>) -> io::Result<(String, Policy)> {
-    let kinds = ["plain", "masquerade", "dnat", "snat"];
-    let name = name.unwrap_or(kinds[usize::try_from(seed % 4).unwrap_or(0)]);
-    let mut policy = Policy::named(name).ok_or(io::Error::other(format!("no policy is called {name}")))?;
-    policy.loose = seed % 5 != 4;
-    policy.liberal = false;
-    Ok((format!("{name}{}", if policy.loose { "" } else { ", not loose" }), policy))
-}
-
-fn print(totals: &Totals) {
-    let classes: Vec<String> = totals.classes.iter().map(|(k, n)| format!("{k} {n}")).collect();
-    println!("packets: {} ({} passed), flows: {}, {}", totals.packets, totals.passed, totals.flows, classes.join(", "));
-    for (name, n) in &totals.explained {
-        println!("explained: {name} {n}");
-    }
-    let mut sorts: Vec<_> = totals.sorts.iter().collect();
-    sorts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    for (sort, n) in sorts.iter().take(40) {
-        println!("  {n:6} {sort}");
-    }
-    println!("differences: {}", totals.differences);
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    std::fs::write(path, bytes).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))
 }

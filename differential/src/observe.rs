@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use dataplane::api::{Direction, Tuple};
+use dataplane::api::Tuple;
 
 use crate::frame::Side;
 
@@ -113,7 +113,11 @@ pub struct Observation {
     pub reply: bool,
     /// What left, in the order in which it left each exit; the packet itself, errors about it, fragments.
     pub out: Vec<(Exit, Vec<u8>)>,
-    /// The connection that the packet is of or about, afterwards.
+    /// The tuple that the packet is of or about, where the system knows it: a datagram's whose last fragment this is.
+    pub about: Option<Tuple>,
+    /// Why it was dropped, where the system says so. Not compared.
+    pub reason: Option<&'static str>,
+    /// The connection of that tuple afterwards: [`System::find`] tells.
     pub conn: Option<ConnState>,
 }
 
@@ -138,6 +142,12 @@ pub trait System {
     /// The system is broken; the run ends.
     fn send(&mut self, at: Duration, side: Side, frame: &[u8]) -> io::Result<Observation>;
 
+    /// The connection that has `t` in either direction.
+    ///
+    /// # Errors
+    /// As [`System::send`].
+    fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>>;
+
     /// What time it is there; a system in virtual time says what it was last told.
     fn now(&self) -> Duration;
 
@@ -146,9 +156,4 @@ pub trait System {
     /// # Errors
     /// As [`System::send`].
     fn wait(&mut self, at: Duration) -> io::Result<Vec<(Exit, Vec<u8>)>>;
-}
-
-/// 0 for the original direction, 1 for reply.
-pub const fn is_reply(d: Direction) -> bool {
-    matches!(d, Direction::Reply)
 }

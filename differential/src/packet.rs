@@ -177,18 +177,7 @@ impl Packet {
     /// A packet with the right transport checksum.
     pub fn new(src: IpAddr, dst: IpAddr, proto: u8, mut l4: Vec<u8>) -> Self {
         seal(src, dst, proto, &mut l4);
-        Self {
-            src,
-            dst,
-            proto,
-            ttl: 64,
-            id: 1,
-            df: false,
-            tos: 0,
-            options: Vec::new(),
-            extensions: Vec::new(),
-            l4,
-        }
+        Self { src, dst, proto, ttl: 64, id: 1, df: false, tos: 0, options: Vec::new(), extensions: Vec::new(), l4 }
     }
 
     /// Flips a bit of the transport checksum.

@@ -122,7 +122,9 @@ impl Policy {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["usual"] => {
-                for text in ["accept state=established,related", "drop state=invalid", "accept from=lan to=wan state=new"] {
+                for text in
+                    ["accept state=established,related", "drop state=invalid", "accept from=lan to=wan state=new"]
+                {
                     self.rule(&text.split(' ').collect::<Vec<_>>())?;
                 }
             }
@@ -307,7 +309,11 @@ impl Policy {
                 devices[n], self.mtu[n]
             );
         }
-        _ = writeln!(s, "routes:\n  - {{to: 0.0.0.0/0, via: {}}}\n  - {{to: \"::/0\", via: \"{}\"}}", GATEWAYS[0], GATEWAYS[1]);
+        _ = writeln!(
+            s,
+            "routes:\n  - {{to: 0.0.0.0/0, via: {}}}\n  - {{to: \"::/0\", via: \"{}\"}}",
+            GATEWAYS[0], GATEWAYS[1]
+        );
         s += "neighbours:\n";
         for (n, side) in Side::ALL.into_iter().enumerate() {
             for a in &stations()[n] {
@@ -316,7 +322,11 @@ impl Policy {
             }
         }
         s += "conntrack:\n";
-        _ = writeln!(s, "  checksum: {}\n  tcp: {{loose: {}, be_liberal: {}}}", self.checksum, self.loose, self.liberal);
+        _ = writeln!(
+            s,
+            "  checksum: {}\n  tcp: {{loose: {}, be_liberal: {}}}",
+            self.checksum, self.loose, self.liberal
+        );
         if !self.timeouts.is_empty() {
             s += "  timeouts:\n";
             for (name, seconds) in &self.timeouts {
@@ -372,7 +382,8 @@ fn mac_text(mac: [u8; 6]) -> String {
 }
 
 fn matches(words: &[&str]) -> Result<Matches, String> {
-    let pair = |w: &&str| w.split_once('=').map(|(k, v)| (k.into(), v.into())).ok_or(format!("{w}: KEY=VALUE expected"));
+    let pair =
+        |w: &&str| w.split_once('=').map(|(k, v)| (k.into(), v.into())).ok_or(format!("{w}: KEY=VALUE expected"));
     words.iter().map(pair).collect()
 }
 

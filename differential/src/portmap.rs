@@ -64,6 +64,11 @@ impl PortMap {
         map.get(t).copied().or_else(|| map.get(&t.inverse()).map(Tuple::inverse))
     }
 
+    /// The subject's tuple for one of the reference's.
+    pub fn tuple(&self, t: &Tuple) -> Tuple {
+        Self::mapped(&self.to_subject, t).unwrap_or(*t)
+    }
+
     /// `frame` as it is sent to the subject.
     pub fn outward(&self, frame: &[u8]) -> Vec<u8> {
         Self::rewrite(&self.to_subject, frame, ETH)

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane::api::Tuple;
 
-use crate::compare::{self, Difference};
+use crate::compare::{self, Difference, Kind};
 use crate::explained;
 use crate::frame::{ETH, Ip, Side, describe, tuple};
 use crate::generator::Generator;
@@ -27,6 +28,8 @@ struct Subject {
     system: Box<dyn System>,
     /// Flows in which it has differed.
     lost: HashSet<usize>,
+    /// Why it does not take datagrams whose fragments are still coming: by source, destination and identification.
+    datagrams: HashMap<(IpAddr, IpAddr, u32), &'static str>,
     /// Where it chose other ports than the reference.
     ports: PortMap,
 }
@@ -72,11 +75,13 @@ impl Totals {
 /// One run.
 pub struct Run<'a> {
     policy: &'a Policy,
-    reference: Box<dyn System + 'a>,
+    reference: &'a mut dyn System,
     subjects: Vec<Subject>,
     flows: HashMap<Tuple, usize>,
     history: HashMap<usize, VecDeque<String>>,
     next_flow: usize,
+    /// What is not compared.
+    pub ignore: Vec<Kind>,
     /// What it has counted.
     pub totals: Totals,
     /// Reports of differences.
@@ -85,8 +90,16 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// A run of `policy` through `reference` and `subjects`.
-    pub fn new(policy: &'a Policy, reference: Box<dyn System + 'a>, subjects: Vec<Box<dyn System>>) -> Self {
-        let subjects = subjects.into_iter().map(|system| Subject { system, lost: HashSet::new(), ports: PortMap::default() }).collect();
+    pub fn new(policy: &'a Policy, reference: &'a mut dyn System, subjects: Vec<Box<dyn System>>) -> Self {
+        let subjects = subjects
+            .into_iter()
+            .map(|system| Subject {
+                system,
+                lost: HashSet::new(),
+                datagrams: HashMap::new(),
+                ports: PortMap::default(),
+            })
+            .collect();
         Self {
             policy,
             reference,
@@ -94,6 +107,7 @@ impl<'a> Run<'a> {
             flows: HashMap::new(),
             history: HashMap::new(),
             next_flow: 0,
+            ignore: Vec::new(),
             totals: Totals::default(),
             reports: Vec::new(),
         }
@@ -110,7 +124,10 @@ impl<'a> Run<'a> {
     /// A system is broken.
     pub fn send(&mut self, side: Side, frame: &[u8]) -> io::Result<Observation> {
         let at = self.reference.now();
-        let seen = self.reference.send(at, side, frame)?;
+        let mut seen = self.reference.send(at, side, frame)?;
+        if let Some(t) = &seen.about {
+            seen.conn = self.reference.find(t)?;
+        }
         self.totals.packets += 1;
         *self.totals.classes.entry(seen.class_text()).or_default() += 1;
         self.totals.passed += u64::from(!seen.out.is_empty());
@@ -126,20 +143,50 @@ impl<'a> Run<'a> {
         );
         let mut lines = vec![line];
         for subject in &mut self.subjects {
-            let other = subject.system.send(at, side, &subject.ports.outward(frame))?;
+            let mut other = subject.system.send(at, side, &subject.ports.outward(frame))?;
+            if let Some(t) = &seen.about {
+                other.conn = subject.system.find(&subject.ports.tuple(t))?;
+            }
             if let (Some(a), Some(b)) = (&seen.conn, &other.conn) {
                 subject.ports.learn(a, b);
             }
             let other = subject.ports.inward(other);
-            let context = explained::Context { policy: self.policy, frame, side, reference: &seen, subject: &other };
+            let datagram = Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)));
+            if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
+                subject.datagrams.insert(key, reason);
+            }
+            let context = explained::Context {
+                policy: self.policy,
+                frame,
+                side,
+                reference: &seen,
+                subject: &other,
+                datagram: datagram.and_then(|d| subject.datagrams.get(&d).copied()),
+            };
             let mut left = Vec::new();
+            let mut apart = false;
+            let mut named = None;
+            if subject.lost.contains(&flow) {
+                continue;
+            }
             for d in compare::differences(&seen, &other) {
+                // Where the connections themselves differ, what comes after is only a consequence.
+                apart |= !matches!(d.kind, Kind::Class | Kind::Out);
+                if self.ignore.contains(&d.kind) {
+                    continue;
+                }
                 match explained::name(&context, &d) {
-                    Some(name) => *self.totals.explained.entry(name).or_default() += 1,
+                    Some(name) => named = Some(name),
                     None => left.push(d),
                 }
             }
-            if left.is_empty() || !subject.lost.insert(flow) {
+            if apart {
+                subject.lost.insert(flow);
+            }
+            if let Some(name) = named {
+                *self.totals.explained.entry(name).or_default() += 1;
+            }
+            if left.is_empty() {
                 continue;
             }
             self.totals.differences += 1;
@@ -154,7 +201,7 @@ impl<'a> Run<'a> {
             }
             let conn = |o: &Observation| o.conn.as_ref().map_or("none".into(), ConnState::to_string);
             _ = writeln!(report, "  kernel: {} {}", seen.class_text(), conn(&seen));
-            _ = writeln!(report, "  sluice: {} {}", other.class_text(), conn(&other));
+            _ = writeln!(report, "  sluice: {} {} {}", other.class_text(), conn(&other), other.reason.unwrap_or(""));
             _ = writeln!(report, "  frame: {}", frame.iter().map(|b| format!("{b:02x}")).collect::<String>());
             self.reports.push(report);
         }
@@ -184,9 +231,11 @@ impl<'a> Run<'a> {
 
     /// The flow that a packet belongs to.
     fn flow(&mut self, frame: &[u8], seen: &Observation) -> usize {
-        let own = Ip::of_frame(frame).and_then(|p| p.about()).map(|t| either_way(&t));
+        let own = seen.about.or_else(|| Ip::of_frame(frame).and_then(|p| p.about())).map(|t| either_way(&t));
         let tuples: Vec<Tuple> = match (&seen.conn, own) {
-            (Some(c), own) => [Some(either_way(&c.original)), Some(either_way(&c.reply)), own].into_iter().flatten().collect(),
+            (Some(c), own) => {
+                [Some(either_way(&c.original)), Some(either_way(&c.reply)), own].into_iter().flatten().collect()
+            }
             (None, own) => own.into_iter().collect(),
         };
         let flow = tuples.iter().find_map(|t| self.flows.get(t).copied()).unwrap_or_else(|| {

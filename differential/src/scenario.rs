@@ -12,10 +12,14 @@
 //! lan > ip 50 10.0.0.2 198.51.100.10 len=30
 //! lan > again @syn                                        the same frame once more; keys of a packet may follow
 //! wait 2.5                                                seconds
+//! each F,P S,4001 SA,4002                                 what follows once for each, with $F and $P replaced, until
+//! end
+//! each N 1000..1063                                       a range
 //! ```
+//! Flags are of SAFRPUEC, `-` for none, or `f1003`: the lower six bits of that number.
 //! Keys of every packet: `len`, `data` (hex), `ttl`, `id`, `tos`, `df`, `badsum`, `nosum`, `ext` (IPv6: hop, dst, route),
 //! `ipopt` (hex), `cut` (bytes of the IP packet that are there), `frag` and `order`, `only` (which fragments are sent).
-//! Of TCP: `seq`, `ack`, `win`, `urg`, `opts` (mss1460, ws7, sackok, sack:A-B, ts, nop, raw:hex), `off` (header words).
+//! Of TCP: `seq`, `ack`, `win`, `urg`, `opts` (mss1460, ws7, sackok, sack:A..B+C..D, ts, nop, raw:hex), `off` (header words).
 //! *Limits*: a label must stand before it is used.
 
 mod build;
@@ -67,12 +71,10 @@ impl Scenario {
     /// The first line that is wrong, with its number.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut scenario = Self::default();
-        for (n, line) in text.lines().enumerate() {
-            let line = line.split_once('#').map_or(line, |(l, _)| l).trim();
-            if line.is_empty() {
-                continue;
-            }
-            scenario.line(n + 1, line).map_err(|e| format!("line {}: {e}: {line}", n + 1))?;
+        let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(l, _)| l).trim().to_owned());
+        let lines: Vec<(usize, String)> = (1..).zip(lines).filter(|(_, l)| !l.is_empty()).collect();
+        for (n, line) in expand(&lines)? {
+            scenario.line(n, &line).map_err(|e| format!("line {n}: {e}: {line}"))?;
         }
         Ok(scenario)
     }
@@ -105,5 +107,72 @@ impl Scenario {
             return Err("neither a header line nor a packet".into());
         }
         Ok(())
+    }
+}
+
+/// Writes out what stands between `each` and `end`.
+fn expand(lines: &[(usize, String)]) -> Result<Vec<(usize, String)>, String> {
+    let mut all = Vec::new();
+    let mut at = 0;
+    while let Some((n, line)) = lines.get(at) {
+        at += 1;
+        let Some(head) = line.strip_prefix("each ") else {
+            all.push((*n, line.clone()));
+            continue;
+        };
+        let mut depth = 1;
+        let begin = at;
+        while depth > 0 {
+            let (_, inner) = lines.get(at).ok_or(format!("line {n}: each without end"))?;
+            depth = if inner.starts_with("each ") { depth + 1 } else { depth - usize::from(inner == "end") };
+            at += 1;
+        }
+        let mut words = head.split_whitespace();
+        let names: Vec<&str> = words.next().unwrap_or_default().split(',').collect();
+        for value in words.flat_map(range) {
+            let values: Vec<&str> = value.split(',').collect();
+            if values.len() != names.len() {
+                return Err(format!("line {n}: {value}: {} values expected", names.len()));
+            }
+            let set = |text: &str| {
+                names.iter().zip(&values).fold(text.to_owned(), |t, (k, v)| t.replace(&format!("${k}"), v))
+            };
+            let body: Vec<_> = lines[begin..at - 1].iter().map(|(n, l)| (*n, set(l))).collect();
+            all.extend(expand(&body)?);
+        }
+    }
+    Ok(all)
+}
+
+/// `3..5` is 3, 4 and 5; anything else is itself.
+fn range(word: &str) -> Vec<String> {
+    let bounds = word.split_once("..").and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+    bounds.map_or_else(|| vec![word.to_owned()], |(a, b)| (a..=b).map(|n| n.to_string()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_repeats_its_body_with_every_value() {
+        let text = "usual\neach A,B x,1 y,2\neach N 3..4\nlan > udp $A $B len=$N\nend\nend\nwait 1";
+        let s = Scenario::parse(text).expect("a scenario");
+        let texts: Vec<String> = s
+            .steps
+            .iter()
+            .map(|s| match s {
+                Step::Packet(line) => line.text.clone(),
+                Step::Wait(d) => format!("{d:?}"),
+            })
+            .collect();
+        let udp = |a, b, n| format!("lan > udp {a} {b} len={n}");
+        assert_eq!(texts, [udp("x", 1, 3), udp("x", 1, 4), udp("y", 2, 3), udp("y", 2, 4), "1s".into()]);
+    }
+
+    #[test]
+    fn a_line_that_is_nothing_is_refused_with_its_number() {
+        assert!(Scenario::parse("usual\n\nnonsense here").expect_err("refused").starts_with("line 3:"));
+        assert!(Scenario::parse("each A 1").expect_err("refused").contains("each without end"));
     }
 }

@@ -121,7 +121,8 @@ impl DatagramFlow {
 impl Flow for DatagramFlow {
     fn next(&mut self, dice: &mut Dice) -> Option<Shot> {
         self.budget = self.budget.checked_sub(1)?;
-        let end = if self.ends[1].peer.is_some() && (self.owed > 0 || dice.percent(10)) && dice.percent(80) { 1 } else { 0 };
+        let end =
+            if self.ends[1].peer.is_some() && (self.owed > 0 || dice.percent(10)) && dice.percent(80) { 1 } else { 0 };
         if end == 1 {
             self.owed = self.owed.saturating_sub(1);
         } else if dice.percent(80) {

@@ -58,11 +58,15 @@ trait Flow {
 /// A host's link, address and port.
 type Host = (Side, IpAddr, u16);
 
+/// An address and port.
+type End = (IpAddr, u16);
+
 /// Who may speak with whom under a policy.
 #[derive(Debug)]
 pub struct Places {
     nat: bool,
-    dnat: Vec<(u8, (IpAddr, u16), (IpAddr, u16))>,
+    /// Forwarded ports: protocol, public end, server.
+    dnat: Vec<(u8, End, End)>,
 }
 
 impl Places {
@@ -85,10 +89,11 @@ impl Places {
     }
 
     /// A client, a server, and the server as the client knows it.
-    fn pair(&self, p: u8, dice: &mut Dice) -> (Host, Host, (IpAddr, u16)) {
+    fn pair(&self, p: u8, dice: &mut Dice) -> (Host, Host, End) {
         let v4 = dice.percent(70);
         let text = |s: String| s.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-        let inside = text(if v4 { format!("10.0.0.{}", dice.within(2..=6)) } else { format!("fd00:1::{}", dice.within(2..=5)) });
+        let inside =
+            text(if v4 { format!("10.0.0.{}", dice.within(2..=6)) } else { format!("fd00:1::{}", dice.within(2..=5)) });
         let outside = text(match (v4, dice.percent(80)) {
             (true, true) => format!("198.51.100.{}", dice.within(10..=14)),
             (true, false) => format!("203.0.113.{}", dice.within(1..=9)),
@@ -269,7 +274,20 @@ impl Generator {
         .ok()?;
         let from = if dice.percent(50) { about.dst } else { router };
         let (kind, code) = if v4 {
-            dice.of(&[(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (4, 0), (5, 1), (11, 0), (11, 1), (12, 0), (8, 0), (6, 0)])
+            dice.of(&[
+                (3, 0),
+                (3, 1),
+                (3, 3),
+                (3, 4),
+                (3, 13),
+                (4, 0),
+                (5, 1),
+                (11, 0),
+                (11, 1),
+                (12, 0),
+                (8, 0),
+                (6, 0),
+            ])
         } else {
             dice.of(&[(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (100, 0), (137, 0), (0, 0)])
         };

@@ -81,7 +81,11 @@ impl SctpFlow {
             if dice.permille(10) {
                 len = dice.of(&[0, 1, 3, 4, 5, 8, 1000]);
             }
-            let flags = if *kind == DATA { 3 } else { u8::from(matches!(*kind, ABORT | SHUTDOWN_COMPLETE) && dice.percent(20)) };
+            let flags = if *kind == DATA {
+                3
+            } else {
+                u8::from(matches!(*kind, ABORT | SHUTDOWN_COMPLETE) && dice.percent(20))
+            };
             l4.extend([*kind, flags]);
             l4.extend(len.to_be_bytes());
             l4.append(&mut body);
@@ -120,7 +124,9 @@ impl Flow for SctpFlow {
         for (exit, frame) in &seen.out {
             let Some(p) = Ip::of_frame(frame).filter(|_| *exit == Exit::Link(self.ends[to].side)) else { continue };
             let b = p.payload();
-            let (Some(port), Some(&kind)) = (be16(b, 0).filter(|_| p.proto == proto::SCTP), b.get(12)) else { continue };
+            let (Some(port), Some(&kind)) = (be16(b, 0).filter(|_| p.proto == proto::SCTP), b.get(12)) else {
+                continue;
+            };
             let e = &mut self.ends[to];
             e.peer = Some((p.src, port));
             if matches!(kind, INIT | INIT_ACK) {

@@ -397,8 +397,15 @@ impl TcpFlow {
     /// Changes a segment as an attacker, a broken stack or a long way through the network might.
     fn perturb(&self, end: usize, s: &mut Segment, dice: &mut Dice) {
         let window = self.ends[1 - end].window;
-        let edges =
-            [1, 2, window, window.wrapping_add(1), window.wrapping_mul(2), window.wrapping_mul(2).wrapping_add(1), 66_000];
+        let edges = [
+            1,
+            2,
+            window,
+            window.wrapping_add(1),
+            window.wrapping_mul(2),
+            window.wrapping_mul(2).wrapping_add(1),
+            66_000,
+        ];
         let edge = match dice.below(8) {
             n @ 0..7 => edges[n],
             _ => dice.word(),
@@ -409,10 +416,17 @@ impl TcpFlow {
             3..=5 => s.ack = s.ack.wrapping_add(delta),
             6 => s.win = dice.of(&[0, 1, 1460, 65535]),
             7 => s.flags = dice.byte(),
-            8 => s.flags = dice.of(&[SYN, SYN | ACK, RST, RST | ACK, FIN | ACK, ACK, FIN, SYN | FIN, 0, SYN | PSH, SYN | URG]),
+            8 => {
+                s.flags =
+                    dice.of(&[SYN, SYN | ACK, RST, RST | ACK, FIN | ACK, ACK, FIN, SYN | FIN, 0, SYN | PSH, SYN | URG])
+            }
             9..=11 => {
                 // A reset: exact, inside the window, below, beyond.
-                *s = self.ends[end].segment(RST | if dice.percent(50) { ACK } else { 0 }, self.ends[1 - end].received, 0);
+                *s = self.ends[end].segment(
+                    RST | if dice.percent(50) { ACK } else { 0 },
+                    self.ends[1 - end].received,
+                    0,
+                );
                 s.seq = match dice.below(4) {
                     0 => s.seq,
                     1 => s.seq.wrapping_add(dice.within(1..=window.max(1))),
@@ -490,7 +504,9 @@ impl Flow for TcpFlow {
             if *exit != Exit::Link(self.ends[to].side) {
                 continue;
             }
-            let Some(p) = Ip::of_frame(frame).filter(|p| p.proto == proto::TCP && p.fragment.is_none()) else { continue };
+            let Some(p) = Ip::of_frame(frame).filter(|p| p.proto == proto::TCP && p.fragment.is_none()) else {
+                continue;
+            };
             let Some((segment, sport)) = read(p.payload()) else { continue };
             if dice.percent(5) {
                 // Lost behind the router; yet the other end may know the address from elsewhere: simultaneous open.

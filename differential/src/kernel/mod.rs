@@ -18,12 +18,13 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dataplane::api::Tuple;
 use netlink::{Netfilter, attr, put};
 use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use crate::frame::{Ip, Side};
-use crate::observe::{Class, Exit, Observation, System};
+use crate::observe::{Class, ConnState, Exit, Observation, System};
 use crate::policy::Policy;
 
 const LOG_PACKET: u16 = 0x0400;
@@ -54,7 +55,8 @@ impl Kernel {
     /// # Errors
     /// What could not be made; running without root is the usual cause.
     pub fn new(policy: &Policy) -> io::Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| io::Error::other(format!("new network namespace: {e}; be root")))?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| io::Error::other(format!("new network namespace: {e}; be root")))?;
         let taps = [tap("lan")?, tap("wan")?];
         run("sh", &["-s"], &policy.shell())?;
         run("nft", &["-f", "-"], &policy.nft())?;
@@ -80,14 +82,6 @@ impl Kernel {
             }
         }
         Ok(out)
-    }
-
-    /// The entry of `t`, as `conntrack -G` finds it.
-    ///
-    /// # Errors
-    /// Netlink's.
-    pub fn find(&mut self, t: &dataplane::api::Tuple) -> io::Result<Option<crate::observe::ConnState>> {
-        ct::find(&mut self.conntrack, t)
     }
 }
 
@@ -126,10 +120,12 @@ impl System for Kernel {
         if let Some((class, reply)) = classified {
             (seen.class, seen.reply) = (Some(class), reply);
         }
-        if let Some(t) = about.or_else(|| Ip::of_frame(frame).and_then(|p| p.about())) {
-            seen.conn = ct::find(&mut self.conntrack, &t)?;
-        }
+        seen.about = about.or_else(|| Ip::of_frame(frame).and_then(|p| p.about()));
         Ok(seen)
+    }
+
+    fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
+        ct::find(&mut self.conntrack, t)
     }
 
     fn now(&self) -> Duration {
@@ -157,7 +153,7 @@ fn bind(socket: &mut Netfilter, group: u16, copy: u32) -> io::Result<()> {
         socket.ask(LOG_CONFIG, 0, group, &attrs)
     };
     configure(socket, NFULA_CFG_CMD, &[CFG_BIND])?;
-        let [a, b, c, d] = copy.to_be_bytes();
+    let [a, b, c, d] = copy.to_be_bytes();
     configure(socket, NFULA_CFG_MODE, &[a, b, c, d, COPY_PACKET, 0])?;
     configure(socket, NFULA_CFG_QTHRESH, &1u32.to_be_bytes())
 }

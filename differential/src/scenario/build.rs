@@ -78,7 +78,7 @@ impl Line {
         if kind == "error" {
             let about = self.key("about").ok_or("about=@LABEL is missing")?;
             let Some(quoted) = labelled(about)?.left.get(&self.side) else { return Ok(Vec::new()) };
-            return Ok(self.finish(self.error(word(1)?, word(2)?, quoted)?)?);
+            return self.finish(self.error(word(1)?, word(2)?, quoted)?);
         }
         let at = if kind == "ip" { 2 } else { 1 };
         let (src, sport, dst, dport) = if word(at)? == "reply" {
@@ -325,6 +325,9 @@ fn type_code(text: &str) -> Result<(u8, u8), String> {
 }
 
 fn tcp_flags(text: &str) -> Result<u8, String> {
+    if let Some(n) = text.strip_prefix('f').and_then(|n| n.parse::<u32>().ok()) {
+        return u8::try_from(n & 0x3f).map_err(|e| e.to_string());
+    }
     text.chars().try_fold(0, |f, c| {
         Ok(f | match c {
             'S' => flags::SYN,
@@ -356,7 +359,7 @@ fn tcp_options(text: &str) -> Result<Vec<u8>, String> {
             let blocks: Vec<&str> = blocks.split('+').collect();
             b.extend([5, u8::try_from(2 + blocks.len() * 8).map_err(|_| wrong())?]);
             for block in blocks {
-                let (from, to) = block.split_once('-').ok_or_else(wrong)?;
+                let (from, to) = block.split_once("..").ok_or_else(wrong)?;
                 b.extend(number(from).ok_or_else(wrong)?.to_be_bytes());
                 b.extend(number(to).ok_or_else(wrong)?.to_be_bytes());
             }
@@ -394,6 +397,7 @@ fn sctp_chunks(text: &str) -> Result<Vec<u8>, String> {
             "cookieecho" => (10, 0, vec![1, 2, 3, 4]),
             "cookieack" => (11, 0, vec![]),
             "shutdowncomplete" => (14, u8::try_from(n() & 1).unwrap_or(0), vec![]),
+            "zero" => (0, 3, vec![]),
             other => (other.parse().map_err(|_| format!("{other} is no SCTP chunk"))?, 0, vec![]),
         };
         let len = if name == "zero" { 0 } else { u16::try_from(4 + body.len()).unwrap_or(4) };
