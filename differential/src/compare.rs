@@ -166,7 +166,8 @@ fn plain_header(p: &Ip<'_>) -> Vec<u8> {
         h[4..6].fill(0);
         if p.l4 >= 48 {
             let at = p.l4 - 8;
-            h[at + 1..at + 4].fill(0);
+            // Linux gives what it cuts again a new identification.
+            h[at + 1..at + 8].fill(0);
         }
     }
     h

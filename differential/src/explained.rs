@@ -30,11 +30,18 @@ pub struct Explained {
 }
 
 /// All of them.
-pub const EXPLAINED: &[Explained] = &[Explained {
-    // Scenario fragments4_small.
-    name: "first fragment without the transport header",
-    is: |c, _| c.datagram == Some("fragment_invalid") && is_ipv4(c.frame),
-}];
+pub const EXPLAINED: &[Explained] = &[
+    Explained {
+        // Scenario fragments4_small.
+        name: "first fragment without the transport header",
+        is: |c, _| c.datagram == Some("fragment_invalid") && is_ipv4(c.frame),
+    },
+    Explained {
+        // Scenarios ipv6_extension and protocols.
+        name: "IPv6 extension header cut short",
+        is: |c, _| c.subject.reason == Some("ipv6_extension"),
+    },
+];
 
 /// The name of the explanation of `difference`, if there is one.
 pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static str> {

@@ -191,9 +191,9 @@ impl<'a> Ip<'a> {
         self.bytes.get(self.l4..).unwrap_or(&[])
     }
 
-    /// Whether ports stand where those of TCP do.
+    /// Whether ports stand where those of TCP do and are part of the tuple; this kernel does not know DCCP any more.
     pub const fn has_ports(&self) -> bool {
-        matches!(self.proto, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE | proto::DCCP)
+        matches!(self.proto, proto::TCP | proto::UDP | proto::SCTP | proto::UDPLITE)
     }
 
     /// Whether it is the ICMP of its own IP version.

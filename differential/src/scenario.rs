@@ -17,8 +17,9 @@
 //! each N 1000..1063                                       a range
 //! ```
 //! Flags are of SAFRPUEC, `-` for none, or `f1003`: the lower six bits of that number.
-//! Keys of every packet: `len`, `data` (hex), `ttl`, `id`, `tos`, `df`, `badsum`, `nosum`, `ext` (IPv6: hop, dst, route),
-//! `ipopt` (hex), `cut` (bytes of the IP packet that are there), `frag` and `order`, `only` (which fragments are sent).
+//! Keys of every packet: `len`, `data` (hex), `ttl`, `tos`, `df`, `badsum`, `nosum`, `ext` (IPv6: hop, dst, route),
+//! `ipopt` (hex), `cut` (bytes of the IP packet that are there), `frag` and `order`, `piece` (one fragment: `OFFSET:BYTES`,
+//! with a `+` where more follow), `id4` (identification).
 //! Of TCP: `seq`, `ack`, `win`, `urg`, `opts` (mss1460, ws7, sackok, sack:A..B+C..D, ts, nop, raw:hex), `off` (header words).
 //! *Limits*: a label must stand before it is used.
 

@@ -260,6 +260,13 @@ impl Line {
             Some(step) => p.fragments(id, number(step).ok_or("frag= needs bytes")? as usize),
             None => vec![p.ip()],
         };
+        if let Some(piece) = self.key("piece") {
+            let cut = piece.trim_end_matches('+').split_once(':').and_then(|(a, n)| Some((number(a)?, number(n)?)));
+            let (at, len) = cut.ok_or(format!("piece={piece}: OFFSET:BYTES expected"))?;
+            let (at, end) = (at as usize, (at as usize + len as usize).min(p.l4.len()));
+            let part = p.l4.get(at..end).ok_or(format!("piece={piece}: beyond the packet"))?;
+            packets = vec![p.piece(Some((id, at, piece.ends_with('+'))), part)];
+        }
         if let Some(order) = self.key("order") {
             let pick = |n: &str| n.parse::<usize>().ok().and_then(|n| packets.get(n.checked_sub(1)?).cloned());
             let picked: Option<Vec<_>> = order.split(',').map(pick).collect();
