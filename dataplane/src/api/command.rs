@@ -278,6 +278,9 @@ pub struct ConnSpec {
     pub bytes: [u64; 2],
     /// Interface that the first packet came in by; 0 where that is not known.
     pub interface: u16,
+    /// Whether the policy is asked about it at its next packet, as after a reload: for a saved table, which another
+    /// policy may have made.
+    pub judge: bool,
 }
 
 /// Why a connection was not made.
