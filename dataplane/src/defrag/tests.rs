@@ -18,6 +18,7 @@ fn piece(id: u32, offset: u32, len: usize, more: bool) -> Piece<(u32, u32)> {
         len: 20 + len,
         ttl: 64,
         fragment: Some(Fragment { id, offset, more, header: 0 }),
+        atomic: None,
         dont_fragment: false,
     };
     let packet = Packet::new(PortIdx(0), 14, &ip, false, L4::Fragment, 0, 0);
