@@ -14,6 +14,7 @@ pub mod generator;
 pub mod inprocess;
 pub mod kernel;
 mod lab;
+pub mod namespace;
 pub mod observe;
 pub mod packet;
 pub mod policy;
