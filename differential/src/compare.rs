@@ -45,8 +45,8 @@ pub struct Difference {
     pub text: String,
 }
 
-/// All that `subject` has otherwise than `reference`.
-pub fn differences(reference: &Observation, subject: &Observation) -> Vec<Difference> {
+/// All that `subject` has otherwise than `reference`; the connection too where `conn` says that both were asked for it.
+pub fn differences(reference: &Observation, subject: &Observation, conn: bool) -> Vec<Difference> {
     let mut all = Vec::new();
     let mut add = |kind, a: String, b: String| {
         if a != b {
@@ -57,6 +57,9 @@ pub fn differences(reference: &Observation, subject: &Observation) -> Vec<Differ
     let (a, b) = (departures(&reference.out), departures(&subject.out));
     if a != b {
         add(Kind::Out, texts(&a), texts(&b));
+    }
+    if !conn {
+        return all;
     }
     match (&reference.conn, &subject.conn) {
         (Some(a), Some(b)) => {

@@ -19,6 +19,7 @@ pub mod observe;
 pub mod packet;
 pub mod policy;
 pub mod portmap;
+pub mod process;
 pub mod record;
 pub mod runner;
 pub mod scenario;

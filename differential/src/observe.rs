@@ -122,6 +122,11 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// Whether it is a packet of the original direction of a connection, or of one that begins.
+    pub const fn is_original(&self) -> bool {
+        !self.reply && matches!(self.class, Some(Class::New | Class::Established))
+    }
+
     /// Class and direction as one word.
     pub fn class_text(&self) -> String {
         match self.class {
@@ -147,6 +152,11 @@ pub trait System {
     /// # Errors
     /// As [`System::send`].
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>>;
+
+    /// Of how many packets one has its connection asked for; more are where something else differs, or it is NEW.
+    fn sample(&self) -> u64 {
+        1
+    }
 
     /// What time it is there; a system in virtual time says what it was last told.
     fn now(&self) -> Duration;

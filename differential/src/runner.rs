@@ -15,7 +15,7 @@ use crate::compare::{self, Difference, Kind};
 use crate::explained;
 use crate::frame::{ETH, Ip, Side, describe, tuple};
 use crate::generator::Generator;
-use crate::observe::{ConnState, Exit, Observation, System};
+use crate::observe::{Class, ConnState, Exit, Observation, System};
 use crate::policy::Policy;
 use crate::portmap::PortMap;
 use crate::scenario::{Scenario, Sent, Step};
@@ -34,13 +34,55 @@ struct Subject {
     ports: PortMap,
 }
 
+impl Subject {
+    fn new(system: Box<dyn System>) -> Self {
+        Self { system, lost: HashSet::new(), datagrams: HashMap::new(), ports: PortMap::default() }
+    }
+
+    /// Sends `frame`, of which the reference saw `seen`, and sees it with the reference's ports; whether its connection
+    /// was asked for.
+    fn send(
+        &mut self,
+        n: u64,
+        at: Duration,
+        side: Side,
+        frame: &[u8],
+        seen: &Observation,
+    ) -> io::Result<(Observation, bool)> {
+        let mut raw = self.system.send(at, side, &self.ports.outward(frame))?;
+        if let Some(t) = Ip::of_frame(frame).and_then(|p| p.tuple()).filter(|_| seen.is_original()) {
+            self.ports.learn_departures(&t, &seen.out, &raw.out);
+        }
+        let mut other = self.ports.inward(raw.clone());
+        let due = seen.class == Some(Class::New) || n.is_multiple_of(self.system.sample());
+        let asked = due || !compare::differences(seen, &other, false).is_empty();
+        if asked && let Some(t) = &seen.about {
+            raw.conn = self.system.find(&self.ports.tuple(t))?;
+            if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
+                self.ports.learn(a, b);
+            }
+            other = self.ports.inward(raw);
+        }
+        let datagram = datagram(frame);
+        if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
+            self.datagrams.insert(key, reason);
+        }
+        Ok((other, asked))
+    }
+}
+
+/// What a fragment has in common with the others of its datagram.
+fn datagram(frame: &[u8]) -> Option<(IpAddr, IpAddr, u32)> {
+    Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)))
+}
+
 /// What a run counted.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Frames sent.
     pub packets: u64,
-    /// By class and direction as the reference sees them.
-    pub classes: BTreeMap<String, u64>,
+    /// By system, and by class and direction as it sees them.
+    pub classes: BTreeMap<String, BTreeMap<String, u64>>,
     /// Frames of which something left.
     pub passed: u64,
     /// Differences that nothing explains.
@@ -60,8 +102,10 @@ impl Totals {
         self.passed += other.passed;
         self.differences += other.differences;
         self.flows += other.flows;
-        for (k, n) in &other.classes {
-            *self.classes.entry(k.clone()).or_default() += n;
+        for (system, classes) in &other.classes {
+            for (class, n) in classes {
+                self.count(system, class, *n);
+            }
         }
         for (k, n) in &other.sorts {
             *self.sorts.entry(k.clone()).or_default() += n;
@@ -69,6 +113,11 @@ impl Totals {
         for (k, n) in &other.explained {
             *self.explained.entry(k).or_default() += n;
         }
+    }
+
+    fn count(&mut self, system: &str, class: &str, n: u64) {
+        let classes = self.classes.entry(system.to_owned()).or_default();
+        *classes.entry(class.to_owned()).or_default() += n;
     }
 }
 
@@ -91,15 +140,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run of `policy` through `reference` and `subjects`.
     pub fn new(policy: &'a Policy, reference: &'a mut dyn System, subjects: Vec<Box<dyn System>>) -> Self {
-        let subjects = subjects
-            .into_iter()
-            .map(|system| Subject {
-                system,
-                lost: HashSet::new(),
-                datagrams: HashMap::new(),
-                ports: PortMap::default(),
-            })
-            .collect();
+        let subjects = subjects.into_iter().map(Subject::new).collect();
         Self {
             policy,
             reference,
@@ -129,7 +170,7 @@ impl<'a> Run<'a> {
             seen.conn = self.reference.find(t)?;
         }
         self.totals.packets += 1;
-        *self.totals.classes.entry(seen.class_text()).or_default() += 1;
+        self.totals.count(&self.reference.name(), &seen.class_text(), 1);
         self.totals.passed += u64::from(!seen.out.is_empty());
         let flow = self.flow(frame, &seen);
         let line = format!(
@@ -143,25 +184,15 @@ impl<'a> Run<'a> {
         );
         let mut lines = vec![line];
         for subject in &mut self.subjects {
-            let mut other = subject.system.send(at, side, &subject.ports.outward(frame))?;
-            if let Some(t) = &seen.about {
-                other.conn = subject.system.find(&subject.ports.tuple(t))?;
-            }
-            if let (Some(a), Some(b)) = (&seen.conn, &other.conn) {
-                subject.ports.learn(a, b);
-            }
-            let other = subject.ports.inward(other);
-            let datagram = Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)));
-            if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
-                subject.datagrams.insert(key, reason);
-            }
+            let (other, asked) = subject.send(self.totals.packets, at, side, frame, &seen)?;
+            self.totals.count(&subject.system.name(), &other.class_text(), 1);
             let context = explained::Context {
                 policy: self.policy,
                 frame,
                 side,
                 reference: &seen,
                 subject: &other,
-                datagram: datagram.and_then(|d| subject.datagrams.get(&d).copied()),
+                datagram: datagram(frame).and_then(|d| subject.datagrams.get(&d).copied()),
             };
             let mut left = Vec::new();
             let mut apart = false;
@@ -169,7 +200,7 @@ impl<'a> Run<'a> {
             if subject.lost.contains(&flow) {
                 continue;
             }
-            for d in compare::differences(&seen, &other) {
+            for d in compare::differences(&seen, &other, asked) {
                 // Where the connections themselves differ, what comes after is only a consequence.
                 apart |= !matches!(d.kind, Kind::Class | Kind::Out);
                 if self.ignore.contains(&d.kind) {
