@@ -28,8 +28,8 @@ struct Subject {
     system: Box<dyn System>,
     /// Flows in which it has differed.
     lost: HashSet<usize>,
-    /// Why it does not take datagrams whose fragments are still coming: by source, destination and identification.
-    datagrams: HashMap<(IpAddr, IpAddr, u32), &'static str>,
+    /// Why it does not take datagrams whose fragments are still coming.
+    datagrams: HashMap<Datagram, &'static str>,
     /// Where it chose other ports than the reference.
     ports: PortMap,
 }
@@ -40,10 +40,10 @@ impl Subject {
     }
 
     /// Sends `frame`, of which the reference saw `seen`, and sees it with the reference's ports; whether its connection
-    /// was asked for.
+    /// was asked for, which it is in any case where it is `due`.
     fn send(
         &mut self,
-        n: u64,
+        due: bool,
         at: Duration,
         side: Side,
         frame: &[u8],
@@ -54,8 +54,7 @@ impl Subject {
             self.ports.learn_departures(&t, &seen.out, &raw.out);
         }
         let mut other = self.ports.inward(raw.clone());
-        let due = seen.class == Some(Class::New) || n.is_multiple_of(self.system.sample());
-        let asked = due || !compare::differences(seen, &other, false).is_empty();
+        let asked = due || seen.class == Some(Class::New) || !compare::differences(seen, &other, false).is_empty();
         if asked && let Some(t) = &seen.about {
             raw.conn = self.system.find(&self.ports.tuple(t))?;
             if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
@@ -71,8 +70,10 @@ impl Subject {
     }
 }
 
-/// What a fragment has in common with the others of its datagram.
-fn datagram(frame: &[u8]) -> Option<(IpAddr, IpAddr, u32)> {
+/// What a fragment has in common with the others of its datagram: source, destination and identification.
+type Datagram = (IpAddr, IpAddr, u32);
+
+fn datagram(frame: &[u8]) -> Option<Datagram> {
     Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)))
 }
 
@@ -129,6 +130,10 @@ pub struct Run<'a> {
     flows: HashMap<Tuple, usize>,
     history: HashMap<usize, VecDeque<String>>,
     next_flow: usize,
+    /// Payloads of datagrams whose fragments are still coming.
+    pieces: HashMap<Datagram, Vec<u8>>,
+    /// Whether every connection is asked for.
+    pub ask_all: bool,
     /// What is not compared.
     pub ignore: Vec<Kind>,
     /// What it has counted.
@@ -148,6 +153,8 @@ impl<'a> Run<'a> {
             flows: HashMap::new(),
             history: HashMap::new(),
             next_flow: 0,
+            pieces: HashMap::new(),
+            ask_all: false,
             ignore: Vec::new(),
             totals: Totals::default(),
             reports: Vec::new(),
@@ -183,13 +190,16 @@ impl<'a> Run<'a> {
             if seen.out.is_empty() { " dropped" } else { "" }
         );
         let mut lines = vec![line];
+        let l4 = self.payload(frame, seen.class.is_some());
         for subject in &mut self.subjects {
-            let (other, asked) = subject.send(self.totals.packets, at, side, frame, &seen)?;
+            let due = self.ask_all || self.totals.packets.is_multiple_of(subject.system.sample());
+            let (other, asked) = subject.send(due, at, side, frame, &seen)?;
             self.totals.count(&subject.system.name(), &other.class_text(), 1);
             let context = explained::Context {
                 policy: self.policy,
                 frame,
                 side,
+                l4: &l4,
                 reference: &seen,
                 subject: &other,
                 datagram: datagram(frame).and_then(|d| subject.datagrams.get(&d).copied()),
@@ -202,7 +212,7 @@ impl<'a> Run<'a> {
             }
             for d in compare::differences(&seen, &other, asked) {
                 // Where the connections themselves differ, what comes after is only a consequence.
-                apart |= !matches!(d.kind, Kind::Class | Kind::Out);
+                apart |= !matches!(d.kind, Kind::Class | Kind::Out | Kind::Identification);
                 if self.ignore.contains(&d.kind) {
                     continue;
                 }
@@ -260,6 +270,23 @@ impl<'a> Run<'a> {
         Ok(out)
     }
 
+    /// Transport header and payload of the datagram that `frame` is or is part of, as far as it has come; all of it has
+    /// where it was `judged`.
+    fn payload(&mut self, frame: &[u8], judged: bool) -> Vec<u8> {
+        let Some(p) = Ip::of_frame(frame) else { return Vec::new() };
+        let part = p.payload();
+        let (Some(key), Some(f)) = (datagram(frame), p.fragment) else { return part.to_vec() };
+        let mut whole = self.pieces.remove(&key).unwrap_or_default();
+        if whole.len() < f.offset + part.len() {
+            whole.resize(f.offset + part.len(), 0);
+        }
+        whole[f.offset..f.offset + part.len()].copy_from_slice(part);
+        if !judged {
+            self.pieces.insert(key, whole.clone());
+        }
+        whole
+    }
+
     /// The flow that a packet belongs to.
     fn flow(&mut self, frame: &[u8], seen: &Observation) -> usize {
         let own = seen.about.or_else(|| Ip::of_frame(frame).and_then(|p| p.about())).map(|t| either_way(&t));
@@ -285,6 +312,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A system is broken, or a line cannot be built.
     pub fn play(&mut self, scenario: &Scenario) -> io::Result<()> {
+        self.ask_all = true;
         let mut sent: BTreeMap<String, Sent> = BTreeMap::new();
         for step in &scenario.steps {
             match step {

@@ -107,7 +107,10 @@ impl Process {
             self.collect(out)?;
             let frames = out.iter().filter(|(exit, _)| *exit != Exit::Local).count() as u64;
             let judged = last.has_judged_since(&self.tally);
-            if judged && last.drops == self.tally.drops && !out.is_empty() && last.sent == self.tally.sent + frames {
+            let passed = judged && last.drops == self.tally.drops && !out.is_empty();
+            // What begins a translated connection may still be refused by the worker that its replies would go to.
+            let begins = self.workers > 1 && last.begun() != self.tally.begun();
+            if passed && !begins && last.sent == self.tally.sent + frames {
                 return Ok(last);
             }
             let now = self.tally()?;
@@ -119,7 +122,7 @@ impl Process {
                 last = now;
             }
             // Where nothing was judged, a fragment may still be on its way to the worker that keeps it.
-            if quiet >= if judged || self.workers == 1 { 1 } else { 3 } {
+            if quiet >= if self.workers == 1 || judged && !begins { 1 } else { 3 } {
                 self.collect(out)?;
                 return Ok(last);
             }

@@ -80,6 +80,11 @@ impl Tally {
         self.idle.iter().zip(&earlier.idle).all(|(now, then)| now > then)
     }
 
+    /// Packets that began a connection, or would have.
+    pub const fn begun(&self) -> u64 {
+        self.classified[Class::New as usize][0]
+    }
+
     /// Whether something was classified or dropped since `earlier`.
     pub fn has_judged_since(&self, earlier: &Self) -> bool {
         self.classified != earlier.classified || self.drops != earlier.drops
