@@ -7,6 +7,7 @@
 //!
 //! [`client`] is the other end of the socket: `sluicectl`, which links no DPDK.
 
+pub mod alarm;
 pub mod api;
 pub mod changes;
 pub mod client;
