@@ -201,6 +201,8 @@ pub fn all_workers(g: &Gateway) -> Vec<wire::Worker> {
                 .collect(),
             events: CtEvent::ALL.iter().zip(&s.ct_events).map(|(e, n)| labelled(e.label(), n.value())).collect(),
             nat_failures: s.nat_failures.value(),
+            expectations: s.expectations.value(),
+            events_lost: s.events_lost.value(),
             drops: DropReason::ALL
                 .iter()
                 .zip(&s.drops)

@@ -321,14 +321,19 @@ control: {{socket: {socket}}}
 
     /// Runs sluicectl in this process and answers what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, ClientError> {
+        self.ctl_with_notes(arguments).map(|(out, _)| out)
+    }
+
+    /// The same, with what it writes to standard error where it succeeds.
+    pub fn ctl_with_notes(&self, arguments: &[&str]) -> Result<(String, String), ClientError> {
         let socket = self.socket();
         let all =
             ["sluicectl", "--socket", socket.to_str().expect("path")].into_iter().chain(arguments.iter().copied());
         let cli = cli::Cli::try_parse_from(all).map_err(|e| ClientError::Argument(e.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let mut out = Vec::new();
-        runtime.block_on(cli::run(cli, &mut out))?;
-        Ok(String::from_utf8(out).expect("text"))
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        runtime.block_on(cli::run(cli, &mut out, &mut notes))?;
+        Ok((String::from_utf8(out).expect("text"), String::from_utf8(notes).expect("text")))
     }
 
     /// What the metrics address answers.
