@@ -94,6 +94,14 @@ pub struct ConnState {
     pub mark: u32,
 }
 
+impl ConnState {
+    /// Without conntrack zones.
+    pub fn anywhere(mut self) -> Self {
+        (self.original.ct_zone, self.reply.ct_zone) = (0, 0);
+        self
+    }
+}
+
 impl fmt::Display for ConnState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { original, reply, state, replied, assured, timeout, packets, bytes, mark } = self;
@@ -147,7 +155,8 @@ pub trait System {
     /// The system is broken; the run ends.
     fn send(&mut self, at: Duration, side: Side, frame: &[u8]) -> io::Result<Observation>;
 
-    /// The connection that has `t` in either direction.
+    /// The connection that has `t` in either direction, in whatever conntrack zone; zones themselves are left out of what
+    /// it shows.
     ///
     /// # Errors
     /// As [`System::send`].

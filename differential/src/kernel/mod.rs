@@ -44,6 +44,7 @@ pub struct Kernel {
     taps: [SyncDevice; 2],
     log: Netfilter,
     conntrack: Netfilter,
+    zones: Vec<u16>,
     start: Instant,
     buffer: Vec<u8>,
 }
@@ -61,8 +62,14 @@ impl Kernel {
         let mut log = Netfilter::new()?;
         bind(&mut log, 1, HEADERS)?;
         bind(&mut log, 2, u32::from(u16::MAX))?;
-        let mut kernel =
-            Self { taps, log, conntrack: Netfilter::new()?, start: Instant::now(), buffer: vec![0; 1 << 16] };
+        let mut kernel = Self {
+            taps,
+            log,
+            conntrack: Netfilter::new()?,
+            zones: policy.all_zones(),
+            start: Instant::now(),
+            buffer: vec![0; 1 << 16],
+        };
         kernel.frames()?; // what the interfaces said when they came up
         Ok(kernel)
     }
@@ -118,7 +125,12 @@ impl System for Kernel {
     }
 
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
-        ct::find(&mut self.conntrack, t)
+        for &ct_zone in &self.zones {
+            if let Some(found) = ct::find(&mut self.conntrack, &Tuple { ct_zone, ..*t })? {
+                return Ok(Some(found.anywhere()));
+            }
+        }
+        Ok(None)
     }
 
     fn now(&self) -> Duration {

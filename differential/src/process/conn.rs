@@ -1,4 +1,4 @@
-//! One connection, asked for by tuple on the control socket.
+//! One connection, asked for by tuple on the control socket; zones are left out of the answer.
 //!
 //! *Limits*: what `/v1/conntrack/get` says; see `control/src/api/wire`.
 
@@ -10,7 +10,7 @@ use crate::observe::ConnState;
 
 /// The body of a question for `t`.
 pub fn question(t: &Tuple) -> String {
-    let mut way = json!({ "src": t.src, "dst": t.dst });
+    let mut way = json!({ "src": t.src, "dst": t.dst, "zone": t.ct_zone });
     let [kind, code] = t.dport.to_be_bytes();
     let keys: &[(&str, u16)] = match t.proto {
         _ if t.is_icmp() => &[("icmp_type", kind.into()), ("icmp_code", code.into()), ("icmp_id", t.sport)],

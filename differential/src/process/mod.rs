@@ -51,6 +51,7 @@ pub struct Process {
     twins: [SyncDevice; 2],
     api: Api,
     workers: usize,
+    zones: Vec<u16>,
     start: Instant,
     buffer: Vec<u8>,
     /// Counters after the frame before.
@@ -77,6 +78,7 @@ impl Process {
             twins,
             api,
             workers,
+            zones: policy.all_zones(),
             start: Instant::now(),
             buffer: vec![0; 1 << 16],
             tally: Tally::default(),
@@ -182,12 +184,19 @@ impl System for Process {
     }
 
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
-        match self.api.post(GET, &conn::question(t)) {
-            Ok(text) => Ok(conn::answer(&text)),
-            // A tuple that cannot be has no connection either.
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(None),
-            Err(e) => Err(e),
+        for &ct_zone in &self.zones {
+            match self.api.post(GET, &conn::question(&Tuple { ct_zone, ..*t })) {
+                Ok(text) => {
+                    if let Some(found) = conn::answer(&text) {
+                        return Ok(Some(found));
+                    }
+                }
+                // A tuple that cannot be has no connection either.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {}
+                Err(e) => return Err(e),
+            }
         }
+        Ok(None)
     }
 
     fn now(&self) -> Duration {
