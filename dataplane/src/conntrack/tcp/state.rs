@@ -1,30 +1,12 @@
-//! TCP's states as a middlebox sees them.
+//! The states of a connection, and which segment leads from one to the next.
 //!
-//! A transition depends on the old state, the direction and the first of RST, SYN/ACK, SYN, FIN, ACK that the segment
-//! has. Sequence numbers and windows are not looked at yet: a segment is judged by its flags alone.
 //! *Sources*: RFC 9293 section 3.3.2; `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_conntracks`,
-//! `tcp_valid_flags`, `nf_conntrack_tcp_packet`).
+//! `tcp_valid_flags`, `get_conntrack_index`).
 
-use super::l4::{Context, Step};
-use super::timeouts::Timeouts;
-use super::tuple::Direction;
-use crate::api::policy::ConntrackSpec;
-use crate::drop::DropReason;
-use crate::packet::TcpSegment;
+use super::super::timeouts::Timeouts;
+use super::super::tuple::Direction;
+use super::{ACK, FIN, RST, SYN, URG};
 use crate::time::Nanos;
-
-/// FIN flag.
-pub const FIN: u8 = 0x01;
-/// SYN flag.
-pub const SYN: u8 = 0x02;
-/// RST flag.
-pub const RST: u8 = 0x04;
-/// PSH flag.
-pub const PSH: u8 = 0x08;
-/// ACK flag.
-pub const ACK: u8 = 0x10;
-/// URG flag.
-pub const URG: u8 = 0x20;
 
 /// State of a tracked TCP connection; names as conntrack prints them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,69 +126,6 @@ pub const fn kind(flags: u8) -> Kind {
     }
 }
 
-/// What is known of a TCP connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpTrack {
-    state: TcpState,
-}
-
-impl TcpTrack {
-    /// The connection that a segment out of nothing starts.
-    ///
-    /// # Errors
-    /// The segment starts none.
-    pub fn begin(segment: &TcpSegment, spec: &ConntrackSpec) -> Result<Self, DropReason> {
-        match step(TcpState::None, Direction::Original, kind(segment.flags)) {
-            Transition::To(TcpState::Established) if !spec.tcp_loose => Err(DropReason::InvalidTcpState),
-            Transition::To(state) => Ok(Self { state }),
-            _ => Err(DropReason::InvalidTcpState),
-        }
-    }
-
-    /// A connection in this state of whose windows nothing is known.
-    pub const fn lenient(state: TcpState) -> Self {
-        Self { state }
-    }
-
-    /// Its state.
-    pub const fn state(&self) -> TcpState {
-        self.state
-    }
-
-    /// The idle timeout after the first segment.
-    pub fn first_timeout(&self, t: &Timeouts) -> Nanos {
-        match self.state {
-            // Picked up in mid-stream: not worth days before the other side was heard.
-            TcpState::Established => t.tcp_established.min(t.tcp_unacknowledged),
-            s => s.timeout(t),
-        }
-    }
-
-    /// Moves the connection on by a segment with valid flags.
-    pub fn step(&mut self, segment: &TcpSegment, c: &Context<'_>) -> Step {
-        let replied = c.replied || c.direction == Direction::Reply;
-        let old = self.state;
-        let (state, mut end) = match step(old, c.direction, kind(segment.flags)) {
-            Transition::To(s) => (s, false),
-            Transition::End => (old, true),
-            Transition::Ignore => return Step::Pass { timeout: None, assured: false, end: false, changed: false },
-            Transition::Invalid => return Step::Invalid(DropReason::InvalidTcpState),
-            Transition::Reopen => return Step::Reopen,
-        };
-        self.state = state;
-        let timeout = match state {
-            TcpState::Established if !replied => c.timeouts.tcp_established.min(c.timeouts.tcp_unacknowledged),
-            s => s.timeout(c.timeouts),
-        };
-        let proper = matches!(old, TcpState::SynRecv | TcpState::Established) && state == TcpState::Established;
-        // A lone reset as the only reply: nobody is there (nf_conntrack_tcp_packet, "we can delete the conntrack").
-        if c.direction == Direction::Reply && !c.replied && segment.flags & RST != 0 {
-            end = true;
-        }
-        Step::Pass { timeout: Some(timeout), assured: proper && replied, end, changed: state != old }
-    }
-}
-
 /// What the state machine says of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
@@ -223,7 +142,7 @@ pub enum Transition {
 }
 
 /// The transition of a segment of `kind` in `direction` with the connection in state `old`.
-pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition {
+pub const fn transition(old: TcpState, direction: Direction, kind: Kind) -> Transition {
     use Direction::{Original, Reply};
     use TcpState as S;
     match (kind, direction, old) {
@@ -264,6 +183,7 @@ pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition
 
 #[cfg(test)]
 mod tests {
+    use super::super::PSH;
     use super::*;
 
     #[test]
@@ -293,7 +213,7 @@ mod tests {
 
     #[test]
     fn out_of_nothing_only_syn_and_ack_start() {
-        let starts = |k| matches!(step(TcpState::None, Direction::Original, k), Transition::To(_));
+        let starts = |k| matches!(transition(TcpState::None, Direction::Original, k), Transition::To(_));
         assert!(starts(Kind::Syn) && starts(Kind::Ack));
         assert!(!starts(Kind::SynAck) && !starts(Kind::Fin) && !starts(Kind::Rst));
     }
@@ -313,12 +233,12 @@ mod tests {
         ];
         let mut state = TcpState::None;
         for (direction, flags, expected) in script {
-            match step(state, direction, kind(flags)) {
+            match transition(state, direction, kind(flags)) {
                 Transition::To(s) => state = s,
                 other => panic!("{state:?} {direction:?} {flags:#x}: {other:?}"),
             }
             assert_eq!(state.name(), expected);
         }
-        assert_eq!(step(state, O, Kind::Syn), Transition::Reopen);
+        assert_eq!(transition(state, O, Kind::Syn), Transition::Reopen);
     }
 }
