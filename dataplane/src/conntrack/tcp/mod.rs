@@ -5,8 +5,10 @@
 //! *Sources*: RFC 9293 section 3.3.2; `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_conntracks`,
 //! `tcp_valid_flags`, `nf_conntrack_tcp_packet`).
 
+mod seq;
 mod state;
 
+pub use self::seq::Seq;
 pub use self::state::{Kind, TcpState, Transition, kind, transition, valid_flags};
 
 use super::l4::{Context, Step};
