@@ -430,3 +430,6 @@ impl TcpTrack {
         Reset::Checked(new)
     }
 }
+
+#[cfg(test)]
+mod tests;
