@@ -78,6 +78,18 @@ pub fn tcp(src: &str, sport: u16, dst: &str, dport: u16, flags: u8, seq: u32, ac
     p.seal(16)
 }
 
+impl Pkt {
+    /// The TCP segment with this window and these options, padded with zeros.
+    pub fn tcp_with(mut self, win: u16, options: &[u8]) -> Self {
+        let mut padded = options.to_vec();
+        padded.resize(options.len().next_multiple_of(4), 0);
+        self.l4[12] = ((20 + padded.len()) * 4) as u8;
+        self.l4[14..16].copy_from_slice(&win.to_be_bytes());
+        self.l4.splice(20..20, padded);
+        self.seal(16)
+    }
+}
+
 /// An ICMP or ICMPv6 message, by the addresses' version.
 pub fn icmp(src: &str, dst: &str, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Pkt {
     let v4 = src.contains('.');
