@@ -224,6 +224,7 @@ impl Conntrack {
                     timeout_policy: 0,
                     mark: 0,
                     expected: false,
+                    helper: None,
                     in_port: p.in_port,
                     leased: false,
                 }),
