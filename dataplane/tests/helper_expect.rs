@@ -15,7 +15,7 @@ use common::lab::*;
 use common::pkt::*;
 use common::session::{Session, Side};
 use dataplane::api::DropReason;
-use dataplane::api::command::{ConnFilter, ConnSpec};
+use dataplane::api::command::{Command, ConnFilter, ConnSpec};
 use dataplane::api::policy::*;
 use dataplane::api::stats::HandoverCause;
 use dataplane::conntrack::tuple::proto;
@@ -345,6 +345,26 @@ fn conntrack_zones_keep_them_apart() {
     });
 }
 
+#[test]
+fn an_announced_connection_finds_its_zone_where_addresses_overlap() {
+    use dataplane::api::{RouteSpec, RouteTarget};
+    let mut routes = fib();
+    let link = |interface| RouteTarget::Via { interface, gateway: None };
+    // 10.0.0.0/24 is preferred out of wan; lan's route to it is hidden, but lan is where the client is.
+    routes.routes[0].target = link(1);
+    routes.others = vec![RouteSpec { prefix: "10.0.0.0/24".parse().expect("prefix"), target: link(0) }];
+    let mut spec = masqueraded();
+    spec.interface_ct_zones = vec![7, 0];
+    everywhere(spec, |lab| {
+        lab.reroute(routes.clone());
+        let mut s = logged_in(lab, 4000);
+        let to = announce(lab, &mut s, 5001);
+        data(lab, &mut s, Side::Client, (&to.0, to.1), 5001, 20);
+        let zones: Vec<_> = lab.conns().iter().map(|c| (c.original.ct_zone, c.reply.ct_zone)).collect();
+        assert!(zones.contains(&(7, 0)) && zones.contains(&(0, 7)), "{zones:?}");
+    });
+}
+
 /// Where the control connection is not translated, rules decide on the data connection as on any other.
 #[test]
 fn rules_translate_what_follows_an_untranslated_master() {
@@ -533,8 +553,9 @@ fn a_connection_of_a_saved_table_gets_its_helper_back() {
             packets: [3, 3],
             bytes: [300, 300],
             interface: 0,
+            judge: false,
         };
-        lab.tell(home, dataplane::api::command::Command::Create(vec![spec]));
+        lab.tell(home, Command::Create { conns: vec![spec], refused: Vec::with_capacity(1) });
         lab.run();
         assert_eq!(lab.conns()[0].helper, Some(HelperKind::Ftp));
         // Where a line begins is not known yet.

@@ -1,4 +1,4 @@
-//! A full table, limits and the reserve: who gets in, who makes room. Marks and timeout policies, which rules set.
+//! A full table, limits and the reserve: who gets in, who makes room. Marks, timeout policies, conntrack zones.
 
 mod common;
 
@@ -251,5 +251,60 @@ fn a_reload_changes_the_timeouts_of_what_lives_at_its_next_packet() {
         lab.reload(usual());
         lab.passes(LAN, &question(1000), WAN);
         assert_eq!(lab.conns()[0].timeout_s, 29);
+    });
+}
+
+// ---- Conntrack zones ------------------------------------------------------------------------------------------------
+
+/// lan is in conntrack zone 7, and the gateway translates what leaves it.
+fn zoned() -> PolicySpec {
+    let mut spec = usual();
+    spec.interface_ct_zones = vec![7, 0];
+    spec.nat.push(masquerade());
+    spec.rules.push(rule("back", from_to(WAN_ZONE, LAN_ZONE), Action::Accept));
+    spec
+}
+
+#[test]
+fn a_connection_out_of_a_zone_is_answered_from_the_common_one() {
+    everywhere(zoned(), |lab| {
+        let out = lab.passes(LAN, &question(1000), WAN);
+        let back = lab.passes(WAN, &udp(SERVER, 53, GATEWAY, out.sport, b"a"), LAN);
+        assert_eq!(back.flow(), "203.0.113.5:53 > 10.0.0.2:1000");
+        let conn = &lab.conns()[0];
+        assert_eq!((conn.original.ct_zone, conn.reply.ct_zone), (7, 0));
+        let error = icmp(SERVER, GATEWAY, 3, 3, [0; 4], &udp(GATEWAY, out.sport, SERVER, 53, b"q").ip());
+        assert_eq!(lab.passes(WAN, &error, LAN).dst, ip(HOST));
+        assert_eq!(lab.entries(), 1);
+    });
+}
+
+#[test]
+fn the_same_tuple_in_two_zones_is_two_connections() {
+    let mut spec = zoned();
+    spec.nat.clear();
+    everywhere(spec, |lab| {
+        lab.passes(LAN, &question(1000), WAN);
+        // The same words from the other side, whatever they want there, are another connection.
+        lab.send(WAN, &question(1000).dst("10.0.0.3"));
+        lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
+        let zones: Vec<_> = lab.conns().iter().map(|c| (c.original.ct_zone, c.reply.ct_zone)).collect();
+        assert!(zones.contains(&(7, 0)), "{zones:?}");
+    });
+}
+
+#[test]
+fn an_answer_finds_its_zone_where_addresses_overlap() {
+    use dataplane::api::{RouteSpec, RouteTarget};
+    let mut routes = fib();
+    let hidden = |interface| RouteTarget::Via { interface, gateway: None };
+    // 10.0.0.0/24 is preferred out of wan; lan's route to it is hidden, but lan is where the question came from.
+    routes.routes[0].target = hidden(1);
+    routes.others = vec![RouteSpec { prefix: "10.0.0.0/24".parse().expect("prefix"), target: hidden(0) }];
+    everywhere(zoned(), |lab| {
+        lab.reroute(routes.clone());
+        let out = lab.passes(LAN, &question(1000), WAN);
+        let back = lab.passes(WAN, &udp(SERVER, 53, GATEWAY, out.sport, b"a"), LAN);
+        assert_eq!(back.dst, ip(HOST));
     });
 }

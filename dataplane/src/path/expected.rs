@@ -198,12 +198,13 @@ impl Path {
     /// from its master's translation. Says whether it is translated so; the rules have no say then.
     pub(super) fn follow_master(&self, u: &mut Unconfirmed, e: &Expectation) -> bool {
         let master = self.conntrack.conn(e.master);
+        let own = self.conntrack.tuple(e.master, e.direction);
         u.expected = true;
         u.mark = master.mark;
+        u.reply.ct_zone = own.ct_zone; // where the announcer is
         if !master.flags.has(Flags::TRANSLATED) {
             return false;
         }
-        let own = self.conntrack.tuple(e.master, e.direction);
         u.reply = Tuple { src: own.src, sport: e.port, dst: own.dst, dport: u.original.sport, ..u.reply };
         true
     }

@@ -5,6 +5,8 @@
 use std::net::IpAddr;
 
 use super::{L2, Path, Refusal};
+use crate::conntrack::conn::Flags;
+use crate::conntrack::tuple::Direction;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::forward::route::NextHop;
@@ -25,6 +27,18 @@ pub(super) struct Hop {
 impl Path {
     /// Where a packet from `in_port` with source `src` to `dst` (after translation) goes.
     pub(super) fn route(&self, p: &Packet, in_port: PortIdx, src: IpAddr, dst: IpAddr) -> Result<Hop, Refusal> {
+        self.route_into(self.zone_of_target(p), p, in_port, src, dst)
+    }
+
+    /// The same, by the routes of conntrack zone `zone` alone; of all where it is 0.
+    pub(super) fn route_into(
+        &self,
+        zone: u16,
+        p: &Packet,
+        in_port: PortIdx,
+        src: IpAddr,
+        dst: IpAddr,
+    ) -> Result<Hop, Refusal> {
         let drop = |reason: DropReason| Err(reason.into());
         let interface = in_port.interface();
         if in_port.is_twin() {
@@ -44,7 +58,11 @@ impl Path {
         if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
             return drop(DropReason::MartianDestination);
         }
-        match self.fib.lookup(dst) {
+        let next = match zone {
+            0 => self.fib.lookup(dst),
+            zone => self.fib.lookup_among(dst, |i| self.policy.ct_zone_of(PortIdx::wire(i)) == zone),
+        };
+        match next {
             NextHop::Local => here,
             NextHop::Via { .. } if is_link_local(src) || is_link_local(dst) => drop(DropReason::LinkLocalScope),
             NextHop::None if is_link_local(dst) => drop(DropReason::LinkLocalScope),
@@ -58,6 +76,19 @@ impl Path {
             }
             NextHop::Prohibit => Err(Refusal { reason: DropReason::RouteProhibit, error: Some(IcmpError::Prohibited) }),
             NextHop::None => Err(Refusal { reason: DropReason::NoRoute, error: Some(IcmpError::NoRoute) }),
+        }
+    }
+
+    /// The conntrack zone that a packet goes to, where it answers a connection out of one, or belongs to one that a host in
+    /// one has announced; else 0. Addresses in zones may overlap, so the destination alone does not say where it is.
+    fn zone_of_target(&self, p: &Packet) -> u16 {
+        let Some(id) = p.conn else { return 0 };
+        match p.direction {
+            Direction::Reply => self.conntrack.tuple(id, Direction::Original).ct_zone,
+            Direction::Original if self.conntrack.conn(id).flags.has(Flags::EXPECTED) => {
+                self.conntrack.tuple(id, Direction::Reply).ct_zone
+            }
+            Direction::Original => 0,
         }
     }
 

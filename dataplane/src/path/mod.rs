@@ -511,7 +511,8 @@ impl Path {
         }
         let target = u.reply.inverse();
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
-        let hop = match self.route(p, p.in_port, p.tuple.src, target.dst) {
+        let zone = if u.expected { u.reply.ct_zone } else { 0 };
+        let hop = match self.route_into(zone, p, p.in_port, p.tuple.src, target.dst) {
             Ok(hop) => hop,
             Err(refusal) => return refusal.into(),
         };
