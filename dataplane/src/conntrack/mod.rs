@@ -8,6 +8,7 @@
 //! `resolve_normal_ct`, `__nf_conntrack_confirm`).
 
 pub mod conn;
+pub mod expect;
 pub mod index;
 pub mod l4;
 pub mod limit;
@@ -223,6 +224,7 @@ impl Conntrack {
                     timeout_policy: 0,
                     mark: 0,
                     expected: false,
+                    helper: None,
                     in_port: p.in_port,
                     leased: false,
                 }),

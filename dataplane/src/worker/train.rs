@@ -71,6 +71,11 @@ impl<I: Io> Worker<I> {
         packet.hash = self.path.conntrack.prefetch_bucket(&packet.tuple);
         match self.path.judge(&mut packet, now) {
             Outcome::Forward(plan) => {
+                if plan.helped
+                    && let Err(reason) = self.help_train(&packet, now)
+                {
+                    return self.lose_train(reason);
+                }
                 self.train.reverse(); // so that the first comes off first
                 if let Some(first) = self.train.pop() {
                     let head = Packet { end: first.packet.end, ..packet };
