@@ -46,10 +46,6 @@ pub struct Context<'a> {
     pub start: Nanos,
     /// How long it would live if nothing came.
     pub remaining: Nanos,
-    /// What a helper has added to the sequence numbers of the packet's receiver, as its sender acknowledges them: to be
-    /// taken from acknowledgements before they are compared. 0 without a helper. The sender's own numbers are not changed
-    /// yet when they are tracked.
-    pub ack_offset: i32,
     /// Now.
     pub now: Nanos,
 }

@@ -244,7 +244,6 @@ impl Conntrack {
             assured: conn.flags.has(Flags::ASSURED),
             start: conn.start(),
             remaining: conn.deadline().since(now),
-            ack_offset: 0,
             now,
         };
         let (timeout, assured, end, changed) = match conn.l4.step(p, &context) {

@@ -118,7 +118,7 @@ impl TcpTrack {
             _ => return Err(DropReason::InvalidTcpState),
         };
         // Nothing can be outside windows that this segment has made.
-        track.admit(s, Direction::Original, kind, false, 0);
+        track.admit(s, Direction::Original, kind, false);
         track.last.note(kind, Direction::Original);
         track.state = if kind == Kind::Syn { TcpState::SynSent } else { TcpState::Established };
         Ok(track)
@@ -205,7 +205,7 @@ impl TcpTrack {
             _ => {}
         }
         if checked {
-            match self.admit(s, direction, kind, c.spec.tcp_be_liberal, c.ack_offset) {
+            match self.admit(s, direction, kind, c.spec.tcp_be_liberal) {
                 Admission::Counts(_) | Admission::Unchecked => {}
                 Admission::Stray => return Step::UNCHANGED,
                 Admission::Outside => return self.refuse(kind, c),
@@ -276,9 +276,9 @@ impl TcpTrack {
     }
 
     /// Holds a segment against the windows. One that counts is compared with the last, to know retransmissions.
-    fn admit(&mut self, s: &TcpSegment, direction: Direction, kind: Kind, liberal: bool, ack_offset: i32) -> Admission {
+    fn admit(&mut self, s: &TcpSegment, direction: Direction, kind: Kind, liberal: bool) -> Admission {
         let (mut sender, mut receiver) = self.sides(direction);
-        let passage = Passage { direction, state: self.state, liberal, ack_offset };
+        let passage = Passage { direction, state: self.state, liberal };
         let admission = window::admit(&mut sender, &mut receiver, s, &passage);
         self.put_sides(direction, sender, receiver);
         if let Admission::Counts(n) = admission

@@ -21,10 +21,6 @@ impl Tracked {
     }
 
     fn step(&mut self, direction: Direction, s: &TcpSegment) -> Step {
-        self.step_adjusted(direction, s, 0)
-    }
-
-    fn step_adjusted(&mut self, direction: Direction, s: &TcpSegment, ack_offset: i32) -> Step {
         let context = Context {
             spec: &self.spec,
             timeouts: &self.spec.timeouts,
@@ -33,7 +29,6 @@ impl Tracked {
             assured: self.assured,
             start: Nanos::default(),
             remaining: Nanos::from_secs(300),
-            ack_offset,
             now: Nanos::SECOND,
         };
         let step = self.track.step(s, &context);
@@ -67,29 +62,6 @@ fn direction(reply: bool) -> Direction {
 }
 
 const DAYS: Option<Nanos> = Some(Nanos::from_secs(432_000));
-
-#[test]
-fn acknowledgements_are_compared_without_what_a_helper_has_added() {
-    // The helper makes ten bytes more of the server's hundred, behind the tracker.
-    let data = TcpSegment { len: 100, ..segment(ACK | PSH, 5001, 1001) };
-    let open = || {
-        let mut t = Tracked::open([1000, 5000], 1000, None);
-        t.step(Direction::Reply, &data);
-        t
-    };
-    let (all, more) = (segment(ACK, 1001, 5111), segment(ACK, 1001, 5112));
-    let mut t = open();
-    assert_eq!(t.step_adjusted(Direction::Original, &all, 0), Step::Invalid(DropReason::InvalidWindow));
-    assert_eq!(t.step_adjusted(Direction::Original, &more, 10), Step::Invalid(DropReason::InvalidWindow));
-    assert_eq!(t.step_adjusted(Direction::Original, &all, 10), Step::pass(Nanos::from_secs(432_000)).assured());
-    // The same for what is acknowledged selectively, and for a helper that shortens.
-    let sack = |sack| TcpSegment { sack, ..segment(ACK, 1001, 5001) };
-    assert_eq!(open().step_adjusted(Direction::Original, &sack(5112), 10), Step::Invalid(DropReason::InvalidWindow));
-    assert!(matches!(open().step_adjusted(Direction::Original, &sack(5111), 10), Step::Pass { timeout: Some(_), .. }));
-    let (all, more) = (segment(ACK, 1001, 5091), segment(ACK, 1001, 5092));
-    assert_eq!(open().step_adjusted(Direction::Original, &more, -10), Step::Invalid(DropReason::InvalidWindow));
-    assert!(matches!(open().step_adjusted(Direction::Original, &all, -10), Step::Pass { timeout: DAYS, .. }));
-}
 
 #[test]
 fn a_restored_connection_goes_on_wherever_it_is() {
@@ -157,7 +129,7 @@ prop_compose! {
 proptest! {
     #[test]
     fn no_sequence_of_segments_panics(
-        segments in proptest::collection::vec((any::<bool>(), any_segment(), any::<i32>()), 1..40),
+        segments in proptest::collection::vec((any::<bool>(), any_segment()), 1..40),
         liberal: bool,
         max_retrans: u8,
         restored in proptest::option::of(0..10usize),
@@ -167,7 +139,7 @@ proptest! {
         let mut conn = restored.map(|n| Tracked {
             track: TcpTrack::lenient(TcpState::ALL[n]), spec: spec.clone(), replied: false, assured: false,
         });
-        for (reply, s, offset) in segments {
+        for (reply, s) in segments {
             if !valid_flags(s.flags) {
                 continue;
             }
@@ -178,7 +150,7 @@ proptest! {
                 continue;
             };
             let before = t.track.state();
-            match t.step_adjusted(direction(reply), &s, offset) {
+            match t.step(direction(reply), &s) {
                 Step::Pass { end: true, .. } | Step::Reopen => conn = None,
                 Step::Pass { timeout: Some(_), changed, .. } => {
                     // Or another connection has taken over one that was in SYN_RECV itself.

@@ -135,16 +135,13 @@ pub(super) struct Passage {
     pub state: TcpState,
     /// Whether segments outside the windows pass whoever sends them.
     pub liberal: bool,
-    /// What a helper has added to the receiver's numbers, as the sender acknowledges them.
-    pub ack_offset: i32,
 }
 
 /// Holds a segment against the windows and moves them on.
 pub(super) fn admit(sender: &mut Side, receiver: &mut Side, s: &TcpSegment, p: &Passage) -> Admission {
     let end = Seq(s.seq) + s.span();
-    let offset = p.ack_offset.cast_unsigned();
-    let ack = Seq(s.ack) - offset;
-    let sack = if receiver.traits.has(Traits::SACKS) { Seq(s.sack) - offset } else { ack };
+    let ack = Seq(s.ack);
+    let sack = if receiver.traits.has(Traits::SACKS) { Seq(s.sack) } else { ack };
 
     let fresh = sender.edges.max_win == 0;
     if fresh && s.flags & SYN == 0 {
