@@ -24,7 +24,7 @@ impl Path {
             assured: conn.flags.has(Flags::ASSURED),
             expected: conn.flags.has(Flags::EXPECTED),
             mark: conn.mark,
-            helper: None,
+            helper: conn.flags.has(Flags::HELPED).then(|| self.helpers.find(id)).flatten().map(|h| h.kind),
             timeout_policy: conn.timeout_policy,
             age_s: seconds(now.since(conn.start())),
             packets: conn.packets(),
