@@ -59,6 +59,7 @@ drop_reasons! {
     RawRule "raw_rule" "A raw rule dropped it.";
     InvalidLength "invalid_length" "INVALID: the transport header is cut short or its length field is wrong.";
     InvalidChecksum "invalid_checksum" "INVALID: the transport checksum is wrong.";
+    InvalidCoverage "invalid_coverage" "INVALID: UDP-Lite's checksum covers less than its header or more than there is.";
     InvalidFlags "invalid_flags" "INVALID: no TCP sends this set of flags.";
     InvalidTcpState "invalid_tcp_state" "INVALID: the segment neither fits its connection's state nor can start one.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";

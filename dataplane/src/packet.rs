@@ -72,6 +72,8 @@ pub enum L4 {
     Tcp(TcpSegment),
     /// UDP; 8 bytes of header are there.
     Udp,
+    /// UDP-Lite; 8 bytes of header are there.
+    UdpLite,
     /// ICMP or ICMPv6 query or answer with an identifier; 8 bytes of header are there.
     IcmpQuery,
     /// ICMP or ICMPv6 error; `None` where what it quotes cannot be known.

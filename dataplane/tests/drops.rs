@@ -147,6 +147,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         }
         R::InvalidLength => after(usual(), LAN, &other(HOST, SERVER, proto::TCP, &[0; 19])),
         R::InvalidChecksum => after(usual(), LAN, &question.broken_checksum()),
+        R::InvalidCoverage => after(usual(), LAN, &udplite(HOST, 4000, SERVER, 53, 7, b"question")),
         R::InvalidFlags => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN | FIN, 1, 0, b"")),
         R::InvalidTcpState => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, RST, 1, 0, b"")),
         R::InvalidIcmpType => after(usual(), LAN, &icmp(HOST, SERVER, 40, 0, [0; 4], b"")),

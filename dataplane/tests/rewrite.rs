@@ -42,7 +42,7 @@ fn packets() -> impl Strategy<Value = Pkt> {
             3 => udp(&s, sport, &d, dport, &payload).without_checksum(),
             4 => ping(&s, &d, sport, dport),
             5 => pong(&s, &d, sport, dport),
-            6 => checksummed(other(&s, &d, proto::UDPLITE, &with_header(sport, dport, 8, &payload)), 6),
+            6 => udplite(&s, sport, &d, dport, [0, 8, 8 + payload.len() as u16][usize::from(flags % 3)], &payload),
             7 => checksummed(other(&s, &d, proto::DCCP, &with_header(sport, dport, 16, &payload)), 6),
             _ => other(&s, &d, [47, 50, proto::SCTP, 4][usize::from(flags % 4)], &payload),
         };
@@ -100,7 +100,7 @@ fn choices() -> impl Strategy<Value = Vec<u8>> {
 fn right(p: &Seen) -> bool {
     let l4 = &p.ip[if p.src.is_ipv4() { 20 } else { 40 }..];
     match p.proto {
-        proto::UDPLITE | proto::DCCP => transport_ok(p.src, p.dst, p.proto, l4),
+        proto::DCCP => transport_ok(p.src, p.dst, p.proto, l4),
         _ => true, // `Seen::read` has asserted it
     }
 }
@@ -145,7 +145,7 @@ proptest! {
         let (s, d) = (to.src.to_string(), to.dst.to_string());
         let mut fresh = p.clone().src(&s).dst(&d);
         match packet.kind {
-            L4::Tcp(_) | L4::Udp => {
+            L4::Tcp(_) | L4::Udp | L4::UdpLite => {
                 fresh.l4[..2].copy_from_slice(&to.sport.to_be_bytes());
                 fresh.l4[2..4].copy_from_slice(&to.dport.to_be_bytes());
             }
@@ -154,7 +154,7 @@ proptest! {
         }
         let unsummed = packet.kind == L4::Udp && p.l4[6..8] == [0, 0];
         let fresh = match p.proto {
-            proto::UDPLITE | proto::DCCP => { fresh.l4[6..8].fill(0); checksummed(fresh, 6) }
+            proto::DCCP => { fresh.l4[6..8].fill(0); checksummed(fresh, 6) }
             _ if unsummed => fresh.without_checksum(),
             _ => fresh.src(&s),
         };

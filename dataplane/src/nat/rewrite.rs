@@ -110,10 +110,11 @@ fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mu
     if fragment {
         return;
     }
+    // Where it is, whether it covers the pseudo header, and whether all zeros are no checksum.
     let (checksum, covers_addresses, optional) = match from.proto {
         proto::TCP => (16, true, false),
-        proto::UDP => (6, true, true),
-        proto::UDPLITE | proto::DCCP => (6, true, false),
+        proto::UDP | proto::UDPLITE => (6, true, true),
+        proto::DCCP => (6, true, false),
         proto::ICMP if from.is_ipv4() => (2, false, false),
         proto::ICMPV6 if !from.is_ipv4() => (2, true, false),
         _ => return,
@@ -139,7 +140,7 @@ fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mu
         }
         let mut new = delta.apply(old);
         if optional && new == 0 {
-            new = 0xffff; // RFC 768: an all-zero checksum means that there is none
+            new = 0xffff; // RFC 768, RFC 3828: an all-zero checksum means that there is none
         }
         put16(b, checksum, new);
         *changes = changes.replace16(old, new);

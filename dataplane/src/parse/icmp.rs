@@ -99,8 +99,8 @@ fn quoted(b: &[u8], is_v4: bool) -> Option<Quoted> {
     let rest = &b[l4..];
     let ports = |at: usize| Some((be16(rest, at), be16(rest, at + 2)));
     let (sport, dport) = match protocol {
-        proto::TCP | proto::UDP if rest.len() >= QUOTED_L4 => ports(0)?,
-        proto::TCP | proto::UDP => return None,
+        proto::TCP | proto::UDP | proto::UDPLITE if rest.len() >= QUOTED_L4 => ports(0)?,
+        proto::TCP | proto::UDP | proto::UDPLITE => return None,
         proto::ICMP if is_v4 => quoted_query(rest, matches!(rest.first(), Some(0 | 8 | 13..=18)))?,
         proto::ICMPV6 if !is_v4 => quoted_query(rest, matches!(rest.first(), Some(128 | 129 | 139 | 140)))?,
         _ => (0, 0),

@@ -104,8 +104,8 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
         Some(_) => (L4::Fragment, 0, 0),
         None => l4::parse(&l4::Payload {
             head: payload,
+            rest: &[],
             total: payload.len(),
-            rest: 0,
             src: ip.src,
             dst: ip.dst,
             proto: ip.proto,

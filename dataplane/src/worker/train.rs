@@ -2,15 +2,17 @@
 //!
 //! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
 
+use arrayvec::ArrayVec;
+
 use super::Worker;
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
-use crate::defrag::{Arrived, Piece, Train};
+use crate::defrag::{Arrived, Piece, TRAIN, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{checksum, l4};
+use crate::parse::l4;
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -123,25 +125,13 @@ impl<I: Io> Worker<I> {
 fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropReason> {
     let payload = |p: &Piece<B>| usize::from(p.packet.l4)..usize::from(p.packet.end);
     let (first, later) = train.split_first().ok_or(DropReason::FragmentInvalid)?;
-    let mut rest = 0;
-    let mut total = payload(first).len();
-    let mut wire_len = first.packet.ip_len;
-    for piece in later {
-        let range = payload(piece);
-        total += range.len();
-        wire_len = wire_len.max(piece.packet.ip_len);
-        rest = checksum::add(rest, &piece.buf.bytes()[range]);
-    }
+    let head = &first.buf.bytes()[payload(first)];
+    let rest: ArrayVec<&[u8], { TRAIN + 1 }> = later.iter().map(|p| &p.buf.bytes()[payload(p)]).collect();
+    let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
+    let wire_len = train.iter().map(|p| p.packet.ip_len).max().unwrap_or(0);
     let tuple = first.packet.tuple;
-    let (kind, sport, dport) = l4::parse(&l4::Payload {
-        head: &first.buf.bytes()[payload(first)],
-        total,
-        rest,
-        src: tuple.src,
-        dst: tuple.dst,
-        proto: tuple.proto,
-        verify,
-    });
+    let (src, dst, proto) = (tuple.src, tuple.dst, tuple.proto);
+    let (kind, sport, dport) = l4::parse(&l4::Payload { head, rest: &rest, total, src, dst, proto, verify });
     if kind == L4::Invalid(DropReason::InvalidLength) {
         // The header does not end within the first fragment, or contradicts the datagram.
         return Err(DropReason::FragmentInvalid);

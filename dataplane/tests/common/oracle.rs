@@ -80,6 +80,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
     match p.kind {
         L4::Tcp(_) => assert!(room >= 20 && p.tuple.proto == proto::TCP),
         L4::Udp => assert!(room >= 8 && p.tuple.proto == proto::UDP),
+        L4::UdpLite => assert!(room >= 8 && p.tuple.proto == proto::UDPLITE),
         L4::IcmpQuery | L4::NeighbourDiscovery | L4::IcmpError(None) => assert!(room >= 8 && p.tuple.is_icmp()),
         L4::IcmpError(Some(q)) => {
             assert!(p.tuple.is_icmp());
@@ -150,7 +151,7 @@ fn l4_right(b: &[u8], p: &Packet) -> bool {
             let len = usize::from(be16_at(data, 4));
             transport_ok(p.tuple.src, p.tuple.dst, proto::UDP, &data[..len])
         }
-        L4::Tcp(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::TCP, data),
+        L4::Tcp(_) | L4::UdpLite => transport_ok(p.tuple.src, p.tuple.dst, p.tuple.proto, data),
         L4::IcmpQuery | L4::IcmpError(_) if p.tuple.is_ipv4() => checksum::sum(data) == 0xffff,
         L4::IcmpQuery | L4::IcmpError(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::ICMPV6, data),
         _ => true,
@@ -181,7 +182,7 @@ pub fn packet_of(frame: &[u8], verify: bool) -> Option<Packet> {
 /// were, and translating it back gives what it was. Says whether there was anything to translate.
 pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
-    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::IcmpQuery | L4::Other) {
+    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::IcmpQuery | L4::Other) {
         return false; // INVALID is never translated, fragments as a whole, errors below
     }
     let to = target(&p.tuple, input);
@@ -277,6 +278,9 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (LAN, first),
         (LAN, second),
         (LAN, question.vlan(7)),
+        (LAN, udplite(HOST, 4000, SERVER, 53, 8, b"light")),
+        (WAN, udplite(SERVER, 53, ME, 4000, 0, b"light")),
+        (LAN, udplite(HOST6, 4000, SERVER6, 53, 10, b"light")),
     ]
 }
 
@@ -409,7 +413,7 @@ fn answer_to(b: &[u8]) -> Vec<u8> {
     out[at..at + n].copy_from_slice(&b[at + n..at + 2 * n]);
     out[at + n..at + 2 * n].copy_from_slice(&b[at..at + n]);
     match p.kind {
-        L4::Tcp(_) | L4::Udp => {
+        L4::Tcp(_) | L4::Udp | L4::UdpLite => {
             out[l4..l4 + 2].copy_from_slice(&b[l4 + 2..l4 + 4]);
             out[l4 + 2..l4 + 4].copy_from_slice(&b[l4..l4 + 2]);
             if let L4::Tcp(s) = p.kind {
@@ -428,13 +432,14 @@ fn seal(b: &mut [u8], l4: usize, end: usize, p: &Packet) {
     let (at, pseudo) = match (p.kind, p.tuple.is_ipv4()) {
         (L4::Tcp(_), _) => (16, true),
         (L4::Udp, _) if be16_at(b, l4 + 6) != 0 => (6, true),
+        (L4::UdpLite, _) => (6, true),
         (L4::IcmpQuery, v4) => (2, !v4),
         _ => return,
     };
     let len = if p.kind == L4::Udp { usize::from(be16_at(b, l4 + 4)) } else { end - l4 };
     b[l4 + at..l4 + at + 2].fill(0);
     let pseudo = if pseudo { checksum::pseudo(p.tuple.dst, p.tuple.src, p.tuple.proto, len) } else { 0 };
-    let sum = !checksum::fold(checksum::add(pseudo, &b[l4..l4 + len]));
+    let sum = !checksum::fold(checksum::add(pseudo, covered(p.tuple.proto, &b[l4..l4 + len])));
     b[l4 + at..l4 + at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 

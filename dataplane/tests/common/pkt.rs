@@ -18,7 +18,18 @@ pub fn be16_at(b: &[u8], at: usize) -> u16 {
 
 /// Whether the transport data `b`, its checksum field included, is right.
 pub fn transport_ok(src: IpAddr, dst: IpAddr, proto: u8, b: &[u8]) -> bool {
-    checksum::fold(checksum::add(checksum::pseudo(src, dst, proto, b.len()), b)) == 0xffff
+    checksum::fold(checksum::add(checksum::pseudo(src, dst, proto, b.len()), covered(proto, b))) == 0xffff
+}
+
+/// What the checksum covers of transport data: all, but for UDP-Lite.
+pub fn covered(proto: u8, b: &[u8]) -> &[u8] {
+    match proto {
+        proto::UDPLITE => match usize::from(be16_at(b, 4)) {
+            0 => b,
+            n => &b[..n.min(b.len())],
+        },
+        _ => b,
+    }
 }
 
 /// A packet as a test writes it.
@@ -61,6 +72,17 @@ pub fn udp(src: &str, sport: u16, dst: &str, dport: u16, payload: &[u8]) -> Pkt 
     p.l4.extend(sport.to_be_bytes());
     p.l4.extend(dport.to_be_bytes());
     p.l4.extend(((8 + payload.len()) as u16).to_be_bytes());
+    p.l4.extend([0, 0]);
+    p.l4.extend(payload);
+    p.seal(6)
+}
+
+/// A UDP-Lite datagram whose checksum covers `coverage` bytes; 0 is all.
+pub fn udplite(src: &str, sport: u16, dst: &str, dport: u16, coverage: u16, payload: &[u8]) -> Pkt {
+    let mut p = base(src, dst, proto::UDPLITE);
+    p.l4.extend(sport.to_be_bytes());
+    p.l4.extend(dport.to_be_bytes());
+    p.l4.extend(coverage.to_be_bytes());
     p.l4.extend([0, 0]);
     p.l4.extend(payload);
     p.seal(6)
@@ -119,10 +141,10 @@ impl Pkt {
             checksum::sum(&self.l4)
         } else {
             let pseudo = checksum::pseudo(self.src, self.dst, self.proto, self.l4.len());
-            checksum::fold(checksum::add(pseudo, &self.l4))
+            checksum::fold(checksum::add(pseudo, covered(self.proto, &self.l4)))
         };
         let sum = match !sum {
-            0 if self.proto == proto::UDP => 0xffff,
+            0 if matches!(self.proto, proto::UDP | proto::UDPLITE) => 0xffff,
             s => s,
         };
         self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -144,7 +166,7 @@ impl Pkt {
     fn sealed(self) -> Self {
         match self.proto {
             proto::TCP => self.seal(16),
-            proto::UDP => self.seal(6),
+            proto::UDP | proto::UDPLITE => self.seal(6),
             proto::ICMP | proto::ICMPV6 => self.seal(2),
             _ => self,
         }
@@ -160,7 +182,7 @@ impl Pkt {
     pub fn broken_checksum(mut self) -> Self {
         let at = match self.proto {
             proto::TCP => 16,
-            proto::UDP => 6,
+            proto::UDP | proto::UDPLITE => 6,
             _ => 2,
         };
         self.l4[at] ^= 0x10;
@@ -319,18 +341,18 @@ impl Seen {
             let right = match p {
                 proto::ICMP if src.is_ipv4() => checksum::sum(b) == 0xffff,
                 proto::UDP if be16_at(b, 6) == 0 => true,
-                proto::TCP | proto::UDP => transport_ok(src, dst, p, b),
+                proto::TCP | proto::UDP | proto::UDPLITE => transport_ok(src, dst, p, b),
                 proto::ICMPV6 if src.is_ipv6() => transport_ok(src, dst, p, b),
                 _ => true,
             };
             assert!(right, "transport checksum of {src} > {dst} protocol {p}");
         }
         let (sport, dport, flags, payload) = match p {
-            proto::TCP | proto::UDP if fragment == Some((0, true)) && b.len() >= 4 && b.len() < 20 => {
+            proto::TCP | proto::UDP | proto::UDPLITE if fragment == Some((0, true)) && (4..20).contains(&b.len()) => {
                 (be16_at(b, 0), be16_at(b, 2), 0, &b[4..])
             }
             proto::TCP if b.len() >= 20 => (be16_at(b, 0), be16_at(b, 2), b[13], &b[20..]),
-            proto::UDP if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
+            proto::UDP | proto::UDPLITE if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
             proto::ICMP | proto::ICMPV6 if b.len() >= 8 => (be16_at(b, 4), be16_at(b, 0), 0, &b[8..]),
             _ => (0, 0, 0, b),
         };
@@ -355,7 +377,7 @@ impl Seen {
     /// `src:sport > dst:dport`, for assertions that a person reads.
     pub fn flow(&self) -> String {
         let Self { src, sport, dst, dport, .. } = self;
-        if matches!(self.proto, proto::TCP | proto::UDP) {
+        if matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE) {
             format!("{src}:{sport} > {dst}:{dport}")
         } else if matches!(self.proto, proto::ICMP | proto::ICMPV6) {
             format!("{src} > {dst} icmp {}/{} id {sport}", dport >> 8, dport & 0xff)
