@@ -9,6 +9,7 @@
 //! *Sources*: RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443; IEEE 802.1Q.
 
 pub mod checksum;
+pub mod crc32c;
 pub mod ether;
 pub mod icmp;
 pub mod ipv4;
