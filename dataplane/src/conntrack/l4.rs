@@ -4,6 +4,7 @@
 //! protocol's rules stand in its own file. *Threads*: the owner's worker; functions of their arguments.
 //! *Sources*: `linux/net/netfilter/nf_conntrack_core.c` (`nf_conntrack_handle_packet`).
 
+use super::sctp::{SctpState, SctpTrack};
 use super::tcp::{self, TcpState, TcpTrack};
 use super::timeouts::Timeouts;
 use super::tuple::{Direction, proto};
@@ -21,6 +22,8 @@ pub enum L4State {
     Tcp(TcpTrack),
     /// UDP.
     Udp(UdpTrack),
+    /// SCTP.
+    Sctp(SctpTrack),
     /// A protocol without a state of its own.
     #[default]
     Plain,
@@ -86,6 +89,10 @@ pub fn begin(p: &Packet, spec: &ConntrackSpec, t: &Timeouts, now: Nanos) -> Resu
         }
         L4::Udp => Ok((L4State::Udp(UdpTrack::begin(now)), t.udp)),
         L4::UdpLite => Ok((L4State::Plain, t.udp)),
+        L4::Sctp(packet) => {
+            let track = SctpTrack::begin(&packet)?;
+            Ok((L4State::Sctp(track), track.state().timeout(t)))
+        }
         L4::IcmpQuery => {
             let is_v4 = p.tuple.is_ipv4();
             let request = matches!(
@@ -111,6 +118,7 @@ impl L4State {
             (L4::Tcp(segment), Self::Tcp(track)) => track.step(&segment, c),
             (L4::Udp, Self::Udp(track)) => track.step(c),
             (L4::UdpLite, _) => udp::step_lite(c),
+            (L4::Sctp(packet), Self::Sctp(track)) => track.step(&packet, c),
             (L4::IcmpQuery, _) => Step::pass(if p.tuple.is_ipv4() { t.icmp } else { t.icmpv6 }),
             _ => Step::pass(t.generic),
         }
@@ -122,6 +130,8 @@ impl L4State {
         match (proto, state) {
             (proto::TCP, Some(name)) => Some(Self::Tcp(TcpTrack::lenient(TcpState::named(name)?))),
             (proto::TCP, None) => Some(Self::Tcp(TcpTrack::lenient(TcpState::Established))),
+            (proto::SCTP, Some(name)) => Some(Self::Sctp(SctpTrack::lenient(SctpState::named(name)?))),
+            (proto::SCTP, None) => Some(Self::Sctp(SctpTrack::lenient(SctpState::Established))),
             (proto::UDP, None) => Some(Self::Udp(UdpTrack::default())),
             (_, None) => Some(Self::Plain),
             (_, Some(_)) => None,
@@ -132,6 +142,7 @@ impl L4State {
     pub const fn name(&self) -> Option<&'static str> {
         match self {
             Self::Tcp(track) => Some(track.state().name()),
+            Self::Sctp(track) => Some(track.state().name()),
             Self::Udp(_) | Self::Plain => None,
         }
     }
@@ -140,6 +151,7 @@ impl L4State {
     pub fn first_timeout(&self, p: &Packet, t: &Timeouts) -> Nanos {
         match (self, p.kind) {
             (Self::Tcp(track), _) => track.first_timeout(t),
+            (Self::Sctp(track), _) => track.state().timeout(t),
             (_, L4::Udp | L4::UdpLite) => t.udp,
             (_, L4::IcmpQuery) if p.tuple.is_ipv4() => t.icmp,
             (_, L4::IcmpQuery) => t.icmpv6,

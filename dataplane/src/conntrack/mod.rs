@@ -10,6 +10,7 @@
 pub mod conn;
 pub mod index;
 pub mod l4;
+pub mod sctp;
 pub mod signpost;
 pub mod table;
 pub mod tcp;

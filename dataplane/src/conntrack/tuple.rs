@@ -95,7 +95,7 @@ impl Tuple {
     /// its addresses, as Linux 6.18 does.
     #[inline]
     pub const fn has_ports(&self) -> bool {
-        matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE)
+        matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP)
     }
 
     /// Whether RSS hashes the ports, so that choosing one chooses where packets arrive.

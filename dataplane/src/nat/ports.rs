@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn the_original_port_is_kept_where_it_is_free() {
         let steer = Steer::new(0, 1);
-        for proto in [proto::UDP, proto::UDPLITE] {
+        for proto in [proto::UDP, proto::UDPLITE, proto::SCTP] {
             for port in [0, 1, 511, 512, 1023, 1024, u16::MAX - 1, u16::MAX] {
                 let t = choose(&reply_of(proto, port), &steer, &mut Random::new(7), |_| false).expect("all are free");
                 assert_eq!(t.dport, port);
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn workers_never_choose_the_same_port() {
-        for proto in [proto::UDP, proto::UDPLITE] {
+        for proto in [proto::UDP, proto::UDPLITE, proto::SCTP] {
             let mut seen = BTreeSet::new();
             for me in 0..4 {
                 let steer = Steer::new(me, 4);
@@ -211,7 +211,7 @@ mod tests {
             for me in 0..3 {
                 let steer = Steer::new(me, 3);
                 let mut random = Random::new(9);
-                let wanted = reply_of(proto::UDPLITE, port);
+                let wanted = reply_of(proto::SCTP, port);
                 let t = choose(&wanted, &steer, &mut random, |t| t.dport == port).expect("a port is free");
                 assert!(range.contains(&t.dport) && steer.owns_id(t.dport), "{port} became {}", t.dport);
             }
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_full_address_is_given_up_in_bounded_tries() {
-        for proto in [proto::UDP, proto::UDPLITE, proto::ICMP] {
+        for proto in [proto::UDP, proto::SCTP, proto::ICMP] {
             let tries = std::cell::Cell::new(0u32);
             let steer = Steer::new(0, 1);
             let none = choose(&reply_of(proto, 5000), &steer, &mut Random::new(1), |_| {

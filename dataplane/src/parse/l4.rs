@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{be16, be32, checksum, icmp};
+use super::{be16, be32, checksum, icmp, sctp};
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::packet::{L4, TcpSegment};
@@ -81,6 +81,7 @@ pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
         proto::TCP => tcp(b),
         proto::UDP => udp(b),
         proto::UDPLITE => udplite(b),
+        proto::SCTP => sctp::parse(b),
         proto::ICMP if b.src.is_ipv4() => icmp::parse_v4(b),
         proto::ICMPV6 if b.src.is_ipv6() => icmp::parse_v6(b),
         _ => (L4::Other, 0, 0),

@@ -15,6 +15,7 @@ pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
+pub mod sctp;
 
 use std::net::IpAddr;
 

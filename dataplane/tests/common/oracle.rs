@@ -81,6 +81,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
         L4::Tcp(_) => assert!(room >= 20 && p.tuple.proto == proto::TCP),
         L4::Udp => assert!(room >= 8 && p.tuple.proto == proto::UDP),
         L4::UdpLite => assert!(room >= 8 && p.tuple.proto == proto::UDPLITE),
+        L4::Sctp(s) => assert!(room >= 16 && p.tuple.proto == proto::SCTP && s.chunks.iter().count() > 0),
         L4::IcmpQuery | L4::NeighbourDiscovery | L4::IcmpError(None) => assert!(room >= 8 && p.tuple.is_icmp()),
         L4::IcmpError(Some(q)) => {
             assert!(p.tuple.is_icmp());
@@ -152,6 +153,7 @@ fn l4_right(b: &[u8], p: &Packet) -> bool {
             transport_ok(p.tuple.src, p.tuple.dst, proto::UDP, &data[..len])
         }
         L4::Tcp(_) | L4::UdpLite => transport_ok(p.tuple.src, p.tuple.dst, p.tuple.proto, data),
+        L4::Sctp(_) => data[8..12] == sctp_checksum(data),
         L4::IcmpQuery | L4::IcmpError(_) if p.tuple.is_ipv4() => checksum::sum(data) == 0xffff,
         L4::IcmpQuery | L4::IcmpError(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::ICMPV6, data),
         _ => true,
@@ -182,7 +184,7 @@ pub fn packet_of(frame: &[u8], verify: bool) -> Option<Packet> {
 /// were, and translating it back gives what it was. Says whether there was anything to translate.
 pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
-    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::IcmpQuery | L4::Other) {
+    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::IcmpQuery | L4::Other) {
         return false; // INVALID is never translated, fragments as a whole, errors below
     }
     let to = target(&p.tuple, input);
@@ -281,6 +283,13 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (LAN, udplite(HOST, 4000, SERVER, 53, 8, b"light")),
         (WAN, udplite(SERVER, 53, ME, 4000, 0, b"light")),
         (LAN, udplite(HOST6, 4000, SERVER6, 53, 10, b"light")),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 0, &[init(1, 1)])),
+        (WAN, sctp(SERVER, 80, ME, 4000, 1, &[init(2, 2)])),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 2, &[chunk(10, 0, b"cookie"), chunk(0, 3, &[0; 20])])),
+        (WAN, sctp(SERVER, 80, ME, 4000, 1, &[chunk(11, 0, b""), chunk(4, 0, b"heartbeat")])),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 2, &[chunk(6, 1, b"")])),
+        (LAN, sctp(HOST6, 4000, SERVER6, 80, 9, &[chunk(4, 0, b"heartbeat")])),
+        (WAN, icmp("198.51.100.20", ME, 3, 4, [0, 0, 5, 0], &sctp(ME, 4000, SERVER, 80, 0, &[init(1, 1)]).ip())),
     ]
 }
 
@@ -413,7 +422,7 @@ fn answer_to(b: &[u8]) -> Vec<u8> {
     out[at..at + n].copy_from_slice(&b[at + n..at + 2 * n]);
     out[at + n..at + 2 * n].copy_from_slice(&b[at..at + n]);
     match p.kind {
-        L4::Tcp(_) | L4::Udp | L4::UdpLite => {
+        L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) => {
             out[l4..l4 + 2].copy_from_slice(&b[l4 + 2..l4 + 4]);
             out[l4 + 2..l4 + 4].copy_from_slice(&b[l4..l4 + 2]);
             if let L4::Tcp(s) = p.kind {
@@ -429,6 +438,11 @@ fn answer_to(b: &[u8]) -> Vec<u8> {
 
 /// Puts the transport checksum right.
 fn seal(b: &mut [u8], l4: usize, end: usize, p: &Packet) {
+    if matches!(p.kind, L4::Sctp(_)) {
+        let sum = sctp_checksum(&b[l4..end]);
+        b[l4 + 8..l4 + 12].copy_from_slice(&sum);
+        return;
+    }
     let (at, pseudo) = match (p.kind, p.tuple.is_ipv4()) {
         (L4::Tcp(_), _) => (16, true),
         (L4::Udp, _) if be16_at(b, l4 + 6) != 0 => (6, true),
