@@ -65,6 +65,7 @@ drop_reasons! {
     InvalidSctpChunks "invalid_sctp_chunks" "INVALID: an SCTP packet without chunks, with an empty one, or with some that cannot go together.";
     InvalidSctpTag "invalid_sctp_tag" "INVALID: the SCTP verification tag is not the association's.";
     InvalidSctpState "invalid_sctp_state" "INVALID: the SCTP chunk neither fits its connection's state nor can start one.";
+    InvalidGre "invalid_gre" "INVALID: GRE of version 1 that carries something else than PPP.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";

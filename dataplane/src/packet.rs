@@ -196,6 +196,8 @@ pub enum L4 {
     UdpLite,
     /// SCTP; 12 bytes of header are there.
     Sctp(SctpPacket),
+    /// GRE of any version.
+    Gre,
     /// ICMP or ICMPv6 query or answer with an identifier; 8 bytes of header are there.
     IcmpQuery,
     /// ICMP or ICMPv6 error; `None` where what it quotes cannot be known.

@@ -153,6 +153,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidSctpChunks => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[])),
         R::InvalidSctpTag => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 7, &[init(1, 1)])),
         R::InvalidSctpState => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[chunk(0, 3, &[0; 12])])),
+        R::InvalidGre => after(usual(), LAN, &other(HOST, SERVER, proto::GRE, &[0, 1, 8, 0, 0, 0, 0, 0])),
         R::InvalidIcmpType => after(usual(), LAN, &icmp(HOST, SERVER, 40, 0, [0; 4], b"")),
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),

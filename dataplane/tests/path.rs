@@ -419,7 +419,7 @@ fn icmp_types_that_start_nothing_are_invalid() {
 #[test]
 fn other_protocols_are_connections_between_two_addresses() {
     everywhere(usual(), |lab| {
-        for p in [0xfd, 47, 50, 51, proto::DCCP, 4, proto::ICMPV6] {
+        for p in [0, 0xfd, 50, 51, proto::DCCP, 4, proto::ICMPV6] {
             lab.passes(LAN, &other(HOST, SERVER, p, b"sixteen bytes, ok"), WAN);
             lab.moved(&["class new original +1", "event new +1"]);
             lab.passes(LAN, &other(HOST, SERVER, p, b""), WAN);
@@ -427,8 +427,8 @@ fn other_protocols_are_connections_between_two_addresses() {
             lab.passes(WAN, &other(SERVER, HOST, p, b"x"), LAN);
             lab.moved(&["class established reply +1", "event replied +1"]);
         }
-        lab.passes(LAN, &other(HOST6, SERVER6, 47, b"gre"), WAN);
-        lab.passes(WAN, &other(SERVER6, HOST6, 47, b"gre"), LAN);
+        lab.passes(LAN, &other(HOST6, SERVER6, 50, b"esp"), WAN);
+        lab.passes(WAN, &other(SERVER6, HOST6, 50, b"esp"), LAN);
         assert_eq!(lab.entries(), 8);
         lab.wait(Nanos::from_secs(599));
         assert_eq!(lab.entries(), 8);

@@ -206,3 +206,108 @@ fn udplite_ports_are_forwarded() {
         }
     });
 }
+
+// ---- GRE ------------------------------------------------------------------------------------------------------------
+
+/// GRE without and with a key, and PPTP's version 1 with a call id.
+const PLAIN: &[u8] = &[0, 0, 8, 0, 1, 2, 3, 4];
+
+fn keyed(key: u8) -> Vec<u8> {
+    [&[0x20, 0, 8, 0, 0, 0, 0, key], b"data".as_slice()].concat()
+}
+
+fn call(id: u16) -> Vec<u8> {
+    [&[0x30, 1, 0x88, 0x0b, 0, 4][..], &id.to_be_bytes(), b"data"].concat()
+}
+
+#[test]
+fn gre_is_one_connection_for_each_pair_of_addresses_whatever_the_key() {
+    everywhere(usual(), |lab| {
+        for (host, server) in [(HOST, SERVER), (HOST6, SERVER6)] {
+            lab.changed();
+            lab.passes(LAN, &other(host, server, proto::GRE, PLAIN), WAN);
+            lab.moved(NEW);
+            for key in [0, 5] {
+                lab.passes(LAN, &other(host, server, proto::GRE, &keyed(key)), WAN);
+                lab.moved(&["class new original +1"]);
+            }
+            // Versions that nobody defined, and headers that are cut short, have no key either.
+            for header in [&[0, 2, 8, 0, 0, 0, 0, 9][..], &[0, 7, 8, 0], &[0x30, 1, 0x88, 0x0b, 0, 4, 9], &[0; 3], b""]
+            {
+                lab.passes(LAN, &other(host, server, proto::GRE, header), WAN);
+                lab.moved(&["class new original +1"]);
+            }
+            assert_eq!(only_conn(lab), (29, false));
+            lab.passes(WAN, &other(server, host, proto::GRE, &keyed(6)), LAN);
+            lab.moved(FIRST_REPLY);
+            assert_eq!(only_conn(lab), (29, false));
+            lab.passes(LAN, &other(host, server, proto::GRE, PLAIN), WAN);
+            lab.moved(&["class established original +1", "event assured +1"]);
+            assert_eq!(only_conn(lab), (179, true));
+            lab.wait(Nanos::from_secs(181));
+            assert_eq!(lab.entries(), 0);
+        }
+    });
+}
+
+#[test]
+fn calls_of_gre_version_1_are_kept_apart_by_their_ids() {
+    everywhere(usual(), |lab| {
+        for id in [1, 0x1234, u16::MAX] {
+            lab.passes(LAN, &other(HOST, SERVER, proto::GRE, &call(id)), WAN);
+            lab.moved(NEW);
+        }
+        lab.passes(LAN, &other(HOST, SERVER, proto::GRE, &call(1)), WAN);
+        lab.moved(&["class new original +1"]);
+        // What comes back carries the other side's id, which nobody has announced.
+        lab.refuses(WAN, &other(SERVER, HOST, proto::GRE, &call(1)), DropReason::PolicyDefault);
+        lab.moved(&["class new original +1", "drop policy_default +1"]);
+        let mut keys: Vec<_> =
+            lab.conns().iter().map(|c| (c.original.sport, c.original.dport, c.reply.sport)).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [(0, 1, 1), (0, 0x1234, 0x1234), (0, u16::MAX, u16::MAX)]);
+        let shown = lab.conns().iter().find(|c| c.original.dport == 0x1234).map(|c| c.original.to_string());
+        assert_eq!(shown.as_deref(), Some("src=10.0.0.2 dst=203.0.113.5 srckey=0x0 dstkey=0x1234"));
+    });
+}
+
+#[test]
+fn gre_version_1_carries_ppp_or_is_invalid() {
+    everywhere(usual(), |lab| {
+        for (host, server) in [(HOST, SERVER), (HOST6, SERVER6)] {
+            lab.changed();
+            lab.refuses(LAN, &other(host, server, proto::GRE, &[0x30, 1, 8, 0, 0, 4, 0, 5]), DropReason::InvalidGre);
+            lab.moved(&["class invalid original +1", "drop invalid_gre +1"]);
+        }
+    });
+}
+
+#[test]
+fn a_masqueraded_call_keeps_its_id_and_a_second_host_with_the_same_is_refused() {
+    everywhere(masqueraded(), |lab| {
+        let out = lab.passes(LAN, &other(HOST, SERVER, proto::GRE, &call(7)), WAN);
+        assert_eq!((out.src, &out.ip[20..]), (ip(GATEWAY), &call(7)[..]));
+        let out = lab.passes(LAN, &other(OTHER, SERVER, proto::GRE, &call(8)), WAN);
+        assert_eq!(out.src, ip(GATEWAY));
+    });
+    let mut lab = Lab::new(masqueraded());
+    lab.passes(LAN, &other(HOST, SERVER, proto::GRE, &call(7)), WAN);
+    lab.refuses(LAN, &other(OTHER, SERVER, proto::GRE, &call(7)), DropReason::NatClash);
+}
+
+// ---- Any other protocol ---------------------------------------------------------------------------------------------
+
+/// DCCP had a tracker in Linux until 6.16; 6.18 knows its addresses alone.
+#[test]
+fn dccp_is_tracked_by_its_addresses() {
+    let with_ports = |s: u16, d: u16| [&s.to_be_bytes()[..], &d.to_be_bytes(), &[4, 0, 0, 0, 1, 2, 3, 4]].concat();
+    everywhere(usual(), |lab| {
+        lab.passes(LAN, &other(HOST, SERVER, proto::DCCP, &with_ports(4000, 5001)), WAN);
+        lab.moved(NEW);
+        lab.passes(LAN, &other(HOST, SERVER, proto::DCCP, &with_ports(4001, 5001)), WAN);
+        lab.moved(&["class new original +1"]);
+        lab.passes(WAN, &other(SERVER, HOST, proto::DCCP, &with_ports(5001, 4000)), LAN);
+        lab.moved(FIRST_REPLY);
+        assert_eq!(only_conn(lab), (599, false));
+    });
+}

@@ -33,7 +33,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 /// Right packets of every protocol.
 fn packets() -> impl Strategy<Value = Pkt> {
-    let what = (0usize..10, addresses(), any::<(u16, u16)>(), payload(), any::<(u8, u32, u32)>(), any::<bool>());
+    let what = (0usize..11, addresses(), any::<(u16, u16)>(), payload(), any::<(u8, u32, u32)>(), any::<bool>());
     what.prop_map(|(kind, (src, dst), (sport, dport), payload, (flags, seq, ack), odd)| {
         let (s, d) = (src.to_string(), dst.to_string());
         let p = match kind {
@@ -45,7 +45,10 @@ fn packets() -> impl Strategy<Value = Pkt> {
             6 => udplite(&s, sport, &d, dport, [0, 8, 8 + payload.len() as u16][usize::from(flags % 3)], &payload),
             7 => checksummed(other(&s, &d, proto::DCCP, &with_header(sport, dport, 16, &payload)), 6),
             8 => sctp(&s, sport, &d, dport, seq, &[chunk(0, 3, &payload), chunk(3, flags, &payload)]),
-            _ => other(&s, &d, [47, 50, 4][usize::from(flags % 3)], &payload),
+            9 => {
+                other(&s, &d, proto::GRE, &[&[0x30, 1, 0x88, 0x0b, 0, 4], &sport.to_be_bytes()[..], &payload].concat())
+            }
+            _ => other(&s, &d, [89, 50, 4][usize::from(flags % 3)], &payload),
         };
         if odd { p.vlan(0) } else { p }
     })
@@ -150,6 +153,7 @@ proptest! {
                 fresh.l4[..2].copy_from_slice(&to.sport.to_be_bytes());
                 fresh.l4[2..4].copy_from_slice(&to.dport.to_be_bytes());
             }
+            L4::Gre if to.dport != packet.tuple.dport => fresh.l4[6..8].copy_from_slice(&to.dport.to_be_bytes()),
             L4::IcmpQuery => fresh.l4[4..6].copy_from_slice(&to.sport.to_be_bytes()),
             _ => {}
         }
@@ -208,5 +212,5 @@ fn templates_are_translated() {
         plain += usize::from(oracle::translates(&frame, &mut Input(&choices)));
         errors += usize::from(oracle::translates_error(&frame, &mut Input(&choices)));
     }
-    assert!(plain >= 32 && errors == 5, "{plain} packets, {errors} errors");
+    assert!(plain >= 34 && errors == 5, "{plain} packets, {errors} errors");
 }

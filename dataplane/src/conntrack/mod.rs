@@ -8,6 +8,7 @@
 //! `resolve_normal_ct`, `__nf_conntrack_confirm`).
 
 pub mod conn;
+pub mod gre;
 pub mod index;
 pub mod l4;
 pub mod sctp;

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use crate::conntrack::tuple::{Tuple, proto};
 use crate::packet::{L4, Packet, Quoted};
 use crate::parse::checksum::Delta;
+use crate::parse::gre::{self, Gre};
 use crate::parse::{be16, crc32c, sctp};
 
 /// Rewrites a packet whose tuple is `p.tuple` so that it has tuple `to`.
@@ -120,6 +121,7 @@ fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mu
         proto::ICMP if from.is_ipv4() => (2, false, false),
         proto::ICMPV6 if !from.is_ipv4() => (2, true, false),
         proto::SCTP => return set_sctp(b, from, to, changes, len),
+        proto::GRE => return set_gre(b, to, changes),
         _ => return,
     };
     let mut delta = if covers_addresses { addresses } else { Delta::default() };
@@ -168,5 +170,13 @@ fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: us
         let new = u32::from_le_bytes(sum) ^ crc32c::difference(old, *ports, behind);
         field.copy_from_slice(&new.to_le_bytes());
         *changes = changes.replace32(u32::from_be_bytes(sum), new.swap_bytes());
+    }
+}
+
+/// The same for GRE: a header of version 1 carries the receiver's call id, and has no checksum.
+fn set_gre(b: &mut [u8], to: &Tuple, changes: &mut Delta) {
+    if let Gre::Call(old) = gre::parse(b) {
+        put16(b, gre::CALL_ID, to.dport);
+        *changes = changes.replace16(old, to.dport);
     }
 }

@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::gre::{self, Gre};
 use super::l4::Payload;
 use super::{be16, be32, ipv4, ipv6};
-use crate::conntrack::tuple::Tuple;
+use crate::conntrack::tuple::{Tuple, proto};
 use crate::drop::DropReason;
 use crate::packet::{L4, Quoted};
 
@@ -119,6 +120,12 @@ fn quoted(b: &[u8], is_v4: bool) -> Option<Quoted> {
             return None;
         }
         (tuple.sport, tuple.dport) = (be16(rest, 0), be16(rest, 2));
+    } else if tuple.proto == proto::GRE {
+        match gre::parse(rest) {
+            Gre::Plain => {}
+            Gre::Call(id) => tuple.dport = id,
+            Gre::NotPpp => return None,
+        }
     } else if tuple.is_icmp() {
         let queries: &[u8] = if is_v4 { &v4::QUERIES } else { &v6::QUERIES };
         if rest.len() < HEADER || !queries.contains(&rest[0]) {

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::gre::{self, Gre};
 use super::{be16, be32, checksum, icmp, sctp};
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
@@ -82,6 +83,11 @@ pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
         proto::UDP => udp(b),
         proto::UDPLITE => udplite(b),
         proto::SCTP => sctp::parse(b),
+        proto::GRE => match gre::parse(b.head) {
+            Gre::Plain => (L4::Gre, 0, 0),
+            Gre::Call(id) => (L4::Gre, 0, id),
+            Gre::NotPpp => invalid(DropReason::InvalidGre),
+        },
         proto::ICMP if b.src.is_ipv4() => icmp::parse_v4(b),
         proto::ICMPV6 if b.src.is_ipv6() => icmp::parse_v6(b),
         _ => (L4::Other, 0, 0),

@@ -96,6 +96,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
             };
             assert!(room - quoted >= needed);
         }
+        L4::Gre => assert!(p.tuple.proto == proto::GRE && p.tuple.sport == 0),
         L4::Other | L4::Fragment | L4::Invalid(_) => {}
     }
 }
@@ -136,6 +137,8 @@ pub fn target(from: &Tuple, input: &mut Input<'_>) -> Tuple {
     to.dst = address(from.dst, input);
     if from.has_ports() {
         (to.sport, to.dport) = (input.word(), input.word());
+    } else if from.proto == proto::GRE && from.dport != 0 {
+        to.dport = input.word(); // version 1, but for a call id of 0
     } else if from.is_icmp() {
         to.sport = input.word(); // the identifier; type and code are no port
     }
@@ -184,7 +187,7 @@ pub fn packet_of(frame: &[u8], verify: bool) -> Option<Packet> {
 /// were, and translating it back gives what it was. Says whether there was anything to translate.
 pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
-    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::IcmpQuery | L4::Other) {
+    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::Gre | L4::IcmpQuery | L4::Other) {
         return false; // INVALID is never translated, fragments as a whole, errors below
     }
     let to = target(&p.tuple, input);
@@ -265,6 +268,8 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (WAN, icmp("198.51.100.20", ME, 11, 0, [0; 4], &ping(ME, SERVER, 7, 1).ip())),
         (LAN, icmp(HOST, SERVER, 3, 3, [0; 4], &udp(SERVER, 53, HOST, 4000, b"answer").ip())),
         (LAN, other(HOST, SERVER, 47, b"generic routing")),
+        (LAN, other(HOST, SERVER, 47, &[0x30, 1, 0x88, 0x0b, 0, 4, 0x12, 0x34, 1, 2, 3, 4])),
+        (LAN, other(HOST6, SERVER6, 47, &[0x20, 0, 8, 0, 0, 0, 0, 7, 1, 2, 3, 4])),
         (LAN, other(HOST6, SERVER6, 50, b"secret")),
         (LAN, ping(HOST, "10.0.0.1", 9, 1)),
         (LAN_TWIN, pong("10.0.0.1", HOST, 9, 1)),
