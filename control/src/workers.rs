@@ -302,7 +302,7 @@ impl Bridge {
             let Some((answer, in_force)) = self.ends.get(worker) else { continue };
             match event {
                 Event::PolicyInForce { generation, old } => {
-                    if let Some((_, counters)) = &old {
+                    if let Some((_, counters, _)) = &old {
                         self.ledger.lock().retire(worker, counters);
                     }
                     in_force.send_replace(generation);

@@ -237,6 +237,8 @@ pub struct Packet {
     pub fragment: Option<Fragment>,
     /// Bytes of the IP packet; for a reassembled datagram, of the whole.
     pub ip_len: u32,
+    /// Bytes of its transport header and payload; for a reassembled datagram, of the whole.
+    pub l4_len: u16,
     /// Bytes of the largest IP packet that it came in: less than `ip_len` for a reassembled datagram.
     pub wire_len: u32,
     /// Keyed hash of its tuple in this worker's table.
@@ -267,6 +269,7 @@ impl Packet {
             tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport, ct_zone: 0 },
             fragment: ip.fragment,
             ip_len: ip.len as u32,
+            l4_len: (ip.len - ip.l4) as u16,
             wire_len: ip.len as u32,
             hash: 0,
             stale: false,

@@ -198,8 +198,10 @@ fn create(lab: &mut Lab, original: Tuple, state: Option<&'static str>) {
         packets: [0; 2],
         bytes: [0; 2],
         interface: 0,
+        judge: false,
     };
-    lab.tell(home_of(&original, lab.workers.len()), Command::Create(vec![spec]));
+    let command = Command::Create { conns: vec![spec], refused: Vec::with_capacity(1) };
+    lab.tell(home_of(&original, lab.workers.len()), command);
     lab.run();
     let made = lab.events.drain(..).any(|e| matches!(e, Event::Created { made: 1, .. }));
     assert!(made, "it was refused");

@@ -19,7 +19,7 @@ use control::workers::Attachment;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
-use dataplane::api::policy::Policy;
+use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::stats::{RuleCounters, WorkerStats};
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 /// What one fake worker was told and is to answer.
 #[derive(Default)]
 pub struct Seen {
-    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     pub fib: Option<Arc<Fib>>,
     pub fibs: usize,
     pub neighbours: Vec<NeighbourUpdate>,
@@ -94,9 +94,9 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
     while let Ok(command) = inbox.recv() {
         let mut me = seen.lock();
         match command {
-            Command::Policy { policy, rules } => {
+            Command::Policy { policy, rules, limits } => {
                 let generation = policy.spec().generation;
-                let old = me.policy.replace((policy, rules));
+                let old = me.policy.replace((policy, rules, limits));
                 say(Event::PolicyInForce { generation, old });
             }
             Command::Fib(fib) => {

@@ -21,9 +21,7 @@ pub fn translate(b: &mut [u8], p: &Packet, to: &Tuple) {
     let addresses = Delta::default().replace_address(from.src, to.src).replace_address(from.dst, to.dst);
     set_addresses(b, l3, to.src, to.dst, addresses);
     if p.kind != L4::Fragment {
-        // A datagram that came in fragments is longer than what is here of it.
-        let len = usize::try_from(p.ip_len).unwrap_or(0).saturating_sub(l4 - l3);
-        set_l4(&mut b[l4..end], from, to, addresses, &mut Delta::default(), len);
+        set_l4(&mut b[l4..end], from, to, addresses, &mut Delta::default(), p.l4_len);
     }
 }
 
@@ -62,7 +60,7 @@ pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarg
         changes = changes.replace16(old, new);
     }
     set_addresses(b, inner, to.quoted.src, to.quoted.dst, addresses);
-    set_l4(&mut b[inner_l4..end], from, &to.quoted, addresses, &mut changes, usize::from(quoted.len));
+    set_l4(&mut b[inner_l4..end], from, &to.quoted, addresses, &mut changes, quoted.len);
 
     let outer = Delta::default().replace_address(p.tuple.src, to.src).replace_address(p.tuple.dst, to.dst);
     set_addresses(b, l3, to.src, to.dst, outer);
@@ -112,7 +110,7 @@ fn set_addresses(b: &mut [u8], l3: usize, src: IpAddr, dst: IpAddr, delta: Delta
 /// Sets ports or identifier in the transport data `b`, as far as it is there, and its checksum where that is there. `len`:
 /// bytes of the transport data as its sender sent it. `changes` collects what changed.
 #[inline]
-fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, len: usize) {
+fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, len: u16) {
     // Where it is, whether it covers the pseudo header, and whether all zeros are no checksum.
     let (checksum, covers_addresses, optional) = match from.proto {
         proto::TCP => (16, true, false),
@@ -153,7 +151,7 @@ fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mu
 }
 
 /// The same for SCTP, whose checksum covers ports but no addresses, and counts each byte by its distance from the end.
-fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: usize) {
+fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: u16) {
     if (from.sport, from.dport) == (to.sport, to.dport) {
         return;
     }
@@ -162,7 +160,7 @@ fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: us
     ports[..2].copy_from_slice(&to.sport.to_be_bytes());
     ports[2..].copy_from_slice(&to.dport.to_be_bytes());
     *changes = changes.replace32(u32::from_be_bytes(old), u32::from_be_bytes(*ports));
-    let behind = u16::try_from(len.saturating_sub(ports.len())).unwrap_or(0);
+    let behind = len.saturating_sub(4);
     if let Some(field) = rest.get_mut(4..8)
         && usize::from(behind) >= sctp::HEADER - 4
     {

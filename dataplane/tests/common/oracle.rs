@@ -59,6 +59,15 @@ pub fn parses(bytes: &[u8]) {
                 for hardware in [RxChecksum::Unknown, RxChecksum::Good, RxChecksum::Bad] {
                     match parse::frame(bytes, &receiver, hardware) {
                         Ok(Parsed::Ip(p)) => promised(&p, bytes),
+                        Ok(Parsed::Atomic { l3, atomic }) => {
+                            let mut frame = bytes.to_vec();
+                            parse::ipv6::take_out_fragment(&mut frame, l3, atomic);
+                            let rest = &frame[8..];
+                            match parse::frame(rest, &receiver, hardware) {
+                                Ok(Parsed::Ip(p)) => promised(&p, rest),
+                                other => panic!("{other:?} is left of an atomic fragment"),
+                            }
+                        }
                         Ok(Parsed::Arp { l2_len }) => assert!(l2_len <= bytes.len()),
                         Err(_) => {}
                     }
@@ -74,6 +83,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
     assert!(l4 >= l3 + if p.tuple.is_ipv4() { 20 } else { 40 });
     assert!(l4 <= end && end <= bytes.len());
     assert_eq!((p.ip_len as usize, p.wire_len as usize), (end - l3, end - l3));
+    assert_eq!(usize::from(p.l4_len), end - l4);
     assert_eq!(p.tuple.src.is_ipv4(), p.tuple.dst.is_ipv4());
     assert_eq!(p.fragment.is_some(), p.kind == L4::Fragment);
     let room = end - l4;
@@ -491,6 +501,7 @@ fn leave(lab: &mut Lab, left: &mut Vec<(PortIdx, Vec<u8>)>) {
                     }
                 }
                 Ok(Parsed::Arp { .. }) => {}
+                Ok(Parsed::Atomic { .. }) => panic!("left by {port:?} with a fragment header: {frame:02x?}"),
                 Err(reason) => panic!("left by {port:?}, {}: {frame:02x?}", reason.label()),
             }
         }
