@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use dataplane::api::command::Command;
-use dataplane::api::policy::{Policy, PolicyError, PolicySpec};
+use dataplane::api::policy::{Limits, Policy, PolicyError, PolicySpec};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -79,7 +79,11 @@ impl Publisher {
         let counters = self.ledger.lock().open(&policy, self.workers.len());
         let failed = |worker| PublishError::Worker { generation, worker };
         self.workers
-            .broadcast(|w| Command::Policy { policy: Arc::clone(&policy), rules: Arc::clone(&counters[w]) })
+            .broadcast(|w| Command::Policy {
+                policy: Arc::clone(&policy),
+                rules: Arc::clone(&counters[w]),
+                limits: Box::new(Limits::new(&policy, self.workers.limit_per_worker(), self.workers.len())),
+            })
             .await
             .map_err(failed)?;
         let deadline = Instant::now() + COMMAND_TIMEOUT;

@@ -23,7 +23,7 @@ fn json(text: &str) -> Value {
 /// Counts as worker `worker` would, by the policy it has now.
 fn count(lab: &Lab, worker: usize, rule: u32, packets: u64) {
     let seen = lab.fake.seen[worker].lock();
-    let (_, counters) = seen.policy.as_ref().expect("a policy is in force");
+    let (_, counters, _) = seen.policy.as_ref().expect("a policy is in force");
     for _ in 0..packets {
         counters.count(rule, 100);
     }
@@ -49,7 +49,7 @@ fn a_reload_is_in_force_everywhere_before_it_is_answered() {
     assert!(text.starts_with("policy generation 2 is in force after "), "{text}");
     for seen in &lab.fake.seen {
         let seen = seen.lock();
-        let (policy, _) = seen.policy.as_ref().expect("a policy");
+        let (policy, _, _) = seen.policy.as_ref().expect("a policy");
         let names: Vec<_> = policy.spec().rules.iter().map(|r| r.name.as_str()).collect();
         assert_eq!((policy.spec().generation, names), (2, vec!["lan-out", "established", "bad"]));
     }
@@ -332,7 +332,7 @@ fn a_stuck_worker_is_named_and_two_dumps_take_turns() {
     assert_eq!(error, "policy generation 2 was sent, but worker 1 did not answer within 5 s");
     drop(held);
     eventually("the worker takes it in the end", || {
-        lab.fake.seen[1].lock().policy.as_ref().is_some_and(|(p, _)| p.spec().generation == 2)
+        lab.fake.seen[1].lock().policy.as_ref().is_some_and(|(p, _, _)| p.spec().generation == 2)
     });
     lab.ctl(&["reload"]).expect("all is well again");
     lab.stop();

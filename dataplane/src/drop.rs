@@ -64,7 +64,9 @@ drop_reasons! {
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";
-    ConntrackFull "conntrack_full" "The connection table is full.";
+    ConntrackFull "conntrack_full" "The connection table is full, and nothing in it could make room.";
+    LimitSource "limit_source" "The source network has as many connections as `conntrack.limits` allows it.";
+    LimitZone "limit_zone" "The zone has as many connections as `conntrack.limits` allows it.";
     // Translation
     NatNoAddress "nat_no_address" "Masquerade found no address of this IP version on the egress interface.";
     NatNoPort "nat_no_port" "No source port is free for this destination.";

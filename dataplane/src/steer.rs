@@ -136,6 +136,11 @@ impl Steer {
         self.me
     }
 
+    /// How many workers there are.
+    pub const fn workers(&self) -> u16 {
+        self.workers
+    }
+
     /// Whether there is no other worker.
     pub const fn is_alone(&self) -> bool {
         self.workers == 1

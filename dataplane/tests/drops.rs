@@ -51,6 +51,16 @@ fn with_byte(mut frame: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
     frame
 }
 
+/// A lab that allows one connection, after two.
+fn limited(per: LimitPer, question: &Pkt) -> Lab {
+    let mut spec = usual();
+    spec.conntrack.limits = vec![LimitSpec { from: Some(LAN_ZONE), per, max: 1 }];
+    let mut lab = Lab::new(spec);
+    lab.send(LAN, question);
+    lab.send(LAN, &udp(HOST, 4001, SERVER, 53, b""));
+    lab
+}
+
 fn via_route(target: RouteTarget) -> Lab {
     let mut lab = Lab::new(usual());
     let mut routes = fib();
@@ -153,11 +163,16 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),
         R::ConntrackFull => {
-            let mut lab = Lab::with(usual(), Setup { conntrack_max: 1, ..Setup::default() });
+            // The only entry belongs to the gateway itself, and that is not given up for others.
+            let mut spec = usual();
+            spec.rules.push(rule("local", from_to(ZoneId::LOCAL, WAN_ZONE), Action::Accept));
+            let mut lab = Lab::with(spec, Setup { conntrack_max: 1, ..Setup::default() });
+            lab.send(WAN_TWIN, &udp(GATEWAY, 4001, SERVER, 53, b""));
             lab.send(LAN, &question);
-            lab.send(LAN, &udp(HOST, 4001, SERVER, 53, b""));
             lab
         }
+        R::LimitSource => limited(LimitPer::Source { v4: 32, v6: 128 }, &question),
+        R::LimitZone => limited(LimitPer::Zone, &question),
         R::NatNoAddress => {
             let mut lab = Lab::new(masqueraded(PreservePort::Auto));
             let mut routes = fib();

@@ -209,8 +209,11 @@ fn ipv6_fragments_pass_whole_or_not_at_all() {
             assert_eq!(usize::from(be16_at(f, 56) & 0xfff8), n * 1232);
         }
         lab.moved(&["class new original +1", "event new +1"]);
-        // Any overlap loses it, a plain duplicate too (RFC 5722).
-        send_all(lab, LAN, &fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 78, 1232), [0, 0]);
+        // What is there already is passed over, as Linux does; any other overlap loses the datagram (RFC 5722).
+        let again = fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 78, 1232);
+        send_all(lab, LAN, &again, [0, 0]);
+        lab.moved(&["drop fragment_duplicate +1"]);
+        send_all(lab, LAN, &fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 78, 1240), [0]);
         lab.moved(&["drop fragment_invalid +2"]);
         // One that stays alone: its sender is told.
         send_all(lab, LAN, &pieces, [0]);
@@ -218,6 +221,39 @@ fn ipv6_fragments_pass_whole_or_not_at_all() {
         lab.moved(&["drop fragment_timeout +1", "event expired +1", "icmp time_exceeded +1"]);
         let (port, error) = lab.collect().remove(0);
         assert_eq!((port, error.dport), (LAN, 3 << 8 | 1));
+    });
+}
+
+#[test]
+fn an_atomic_fragment_leaves_without_its_header() {
+    everywhere(usual(), |lab| {
+        let whole = ping_with("fd00:1::2", "2001:db8::10", &[3; 400]);
+        send_all(lab, LAN, &fragments_v6(&whole, 77, 1232), [0]);
+        let out = lab.collect();
+        assert_eq!(
+            (out.len(), out[0].1.flow().as_str(), out[0].1.payload.len()),
+            (1, "fd00:1::2 > 2001:db8::10 icmp 128/0 id 9", 400)
+        );
+        lab.moved(&["class new original +1", "event new +1"]);
+        // Behind destination options the field that named it is theirs.
+        let mut behind = whole.clone();
+        behind.proto = 60;
+        behind.l4 = [&[44, 0, 1, 4, 0, 0, 0, 0], &[58, 0, 0, 0, 0, 0, 0, 5], &whole.l4[..]].concat();
+        send_all(lab, LAN, &[behind], [0]);
+        let frame = lab.sent(WAN).remove(0);
+        assert_eq!((frame[20], frame[54], frame.len()), (60, 58, 14 + 40 + 8 + whole.l4.len()));
+        lab.moved(&["class new original +1"]);
+    });
+}
+
+#[test]
+fn a_fragment_that_can_be_part_of_nothing_is_invalid() {
+    everywhere(usual(), |lab| {
+        let p = ping_with("fd00:1::2", "2001:db8::10", &[3; 400]);
+        send_all(lab, LAN, &fragments_v6(&p, 77, 4), [0]);
+        lab.moved(&["class invalid original +1", "drop fragment_invalid +1"]);
+        send_all(lab, LAN, &fragments_v6(&p, 78, 100), [1]);
+        lab.moved(&["class invalid original +1", "drop fragment_invalid +1"]);
     });
 }
 

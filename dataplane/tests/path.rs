@@ -566,29 +566,6 @@ fn a_packet_may_find_its_connection_expired_before_the_timers_did() {
     });
 }
 
-#[test]
-fn a_full_table_refuses_new_connections_and_keeps_those_it_has() {
-    everywhere_with(&Setup { conntrack_max: 8, ..Setup::default() }, usual(), |lab| {
-        let all = 8 * lab.workers.len();
-        let mut in_table = Vec::new();
-        for port in 1000..1200 {
-            let p = udp(HOST, port, SERVER, 53, b"");
-            if !lab.send(LAN, &p).is_empty() {
-                in_table.push(p);
-            }
-        }
-        assert_eq!((lab.entries(), in_table.len()), (all, all));
-        let full = format!("drop conntrack_full +{}", 200 - all);
-        lab.moved(&["class new original +200", &full, &format!("event new +{all}")]);
-        for p in &in_table {
-            lab.passes(LAN, p, WAN);
-        }
-        lab.wait(Nanos::from_secs(31));
-        lab.passes(LAN, &udp(HOST, 1500, SERVER, 53, b""), WAN);
-        assert_eq!(lab.entries(), 1);
-    });
-}
-
 // ---- Raw rules, checksums -------------------------------------------------------------------------------------------
 
 fn raw(name: &str, matches: Match, action: RawAction) -> RawRuleSpec {

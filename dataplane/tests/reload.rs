@@ -74,7 +74,9 @@ fn a_reload_of_the_same_policy_changes_nothing() {
             .events
             .iter()
             .filter_map(|e| match e {
-                Event::PolicyInForce { generation, old: Some((old, _)) } => Some((*generation, old.spec().generation)),
+                Event::PolicyInForce { generation, old: Some((old, _, _)) } => {
+                    Some((*generation, old.spec().generation))
+                }
                 _ => None,
             })
             .collect();

@@ -145,13 +145,16 @@ impl State {
 
     /// The routes that forwarding uses: per prefix the one with the lowest metric among those out of our interfaces.
     pub fn routes(&self) -> impl Iterator<Item = (&KernelRoute, dataplane::api::RouteTarget)> {
-        self.routes.values().filter_map(|of_prefix| {
-            of_prefix
-                .iter()
-                .filter(|r| r.tos == 0)
-                .filter_map(|r| Some((r, r.target(|i| self.interface(i))?)))
-                .min_by_key(|(r, _)| r.metric)
-        })
+        self.routes.values().filter_map(|of_prefix| self.usable(of_prefix).min_by_key(|(r, _)| r.metric))
+    }
+
+    /// Those of one prefix's routes that forwarding can use.
+    fn usable<'a>(
+        &self,
+        of_prefix: &'a [KernelRoute],
+    ) -> impl Iterator<Item = (&'a KernelRoute, dataplane::api::RouteTarget)> {
+        let target = |r: &'a KernelRoute| Some((r, r.target(|i| self.interface(i))?));
+        of_prefix.iter().filter(|r| r.tos == 0).filter_map(target)
     }
 
     /// The neighbours on our interfaces, with the interface's index.
@@ -166,12 +169,19 @@ impl State {
 
     /// The forwarding table that all this makes.
     pub fn fib(&self) -> FibSpec {
-        let routes = self.routes().map(|(r, target)| RouteSpec { prefix: r.prefix, target }).collect();
+        let spec = |(r, target): (&KernelRoute, _)| RouteSpec { prefix: r.prefix, target };
+        let routes = self.routes().map(spec).collect();
+        let mut others = Vec::new();
+        for of_prefix in self.routes.values().filter(|r| r.len() > 1) {
+            let mut usable: Vec<_> = self.usable(of_prefix).collect();
+            usable.sort_by_key(|(r, _)| r.metric);
+            others.extend(usable.into_iter().skip(1).map(spec));
+        }
         let mut addresses = Vec::new();
         for (i, interface) in (0..self.twins.len()).zip(0u16..) {
             addresses.extend(self.addresses(i).into_iter().map(|net| (interface, net)));
         }
-        FibSpec { routes, addresses }
+        FibSpec { routes, others, addresses }
     }
 
     fn new_link(&mut self, m: &LinkMessage) -> Effect {

@@ -45,7 +45,7 @@ impl Bridge {
             let answer = |answer| drop(answers.send(answer));
             match event {
                 Event::PolicyInForce { generation, old } => {
-                    if let Some((_, counters)) = &old {
+                    if let Some((_, counters, _)) = &old {
                         self.ledger.lock().retire(worker, counters);
                     }
                     in_force.send_replace(generation);
@@ -54,7 +54,8 @@ impl Bridge {
                 Event::Listed { next, conns } => answer(Answer::Listed(next, conns)),
                 Event::Flushed { next, ended } => answer(Answer::Flushed(next, ended)),
                 Event::Got { conn } => answer(Answer::Got(conn)),
-                Event::Created { made, refused } => answer(Answer::Created(made, refused)),
+                // The connections of the command come back to be freed here.
+                Event::Created { made, refused, conns: _ } => answer(Answer::Created(made, refused)),
                 Event::Updated { next, .. } => answer(Answer::Updated(next)),
                 Event::Expectations { expectations } => answer(Answer::Expectations(expectations)),
                 Event::Conn(event) => self.changes.report(worker, event),

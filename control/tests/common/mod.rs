@@ -19,7 +19,7 @@ use control::workers::Attachment;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
-use dataplane::api::policy::Policy;
+use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::stats::{RuleCounters, WorkerStats};
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 /// What one fake worker was told and is to answer.
 #[derive(Default)]
 pub struct Seen {
-    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+    pub policy: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     pub fib: Option<Arc<Fib>>,
     pub fibs: usize,
     pub neighbours: Vec<NeighbourUpdate>,
@@ -101,9 +101,9 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
     while let Ok(command) = inbox.recv() {
         let mut me = seen.lock();
         match command {
-            Command::Policy { policy, rules } => {
+            Command::Policy { policy, rules, limits } => {
                 let generation = policy.spec().generation;
-                let old = me.policy.replace((policy, rules));
+                let old = me.policy.replace((policy, rules, limits));
                 say(Event::PolicyInForce { generation, old });
             }
             Command::Fib(fib) => {
@@ -143,10 +143,10 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
                 say(Event::Got { conn });
             }
-            Command::Create(specs) => {
-                me.batches.push(specs.len());
-                let mut refused = Vec::new();
-                for (n, spec) in specs.iter().enumerate() {
+            Command::Create { conns, mut refused } => {
+                assert!(refused.is_empty() && refused.capacity() >= conns.len(), "there is room for all refusals");
+                me.batches.push(conns.len());
+                for (n, spec) in conns.iter().enumerate() {
                     me.created.push(spec.clone());
                     if me.conns.iter().any(|c| c.original == spec.original) {
                         refused.push((n, CreateError::Exists));
@@ -154,7 +154,7 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                         me.conns.push(view_of(spec));
                     }
                 }
-                say(Event::Created { made: (specs.len() - refused.len()) as u64, refused });
+                say(Event::Created { made: (conns.len() - refused.len()) as u64, refused, conns });
             }
             Command::Update { cursor, filter, change } => {
                 let from = usize::try_from(cursor).expect("cursor");

@@ -1,22 +1,23 @@
 //! What the control thread tells a worker, and what a worker tells control.
 //!
 //! *Threads*: each worker has one bounded command channel, polled once per loop; all workers share one event channel
-//! back. *Limits*: a command costs a bounded amount of work: dumps and flushes walk at most [`SCAN_PER_COMMAND`] table
-//! slots, then reply with a cursor, and control asks again.
+//! back. *Limits*: a command costs a bounded amount of work: dumps, flushes and updates go a few table slots further each
+//! turn, and after at most [`SCAN_PER_COMMAND`] they reply with a cursor, and control asks again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::policy::{HelperKind, Policy};
 use super::stats::{CtEvent, RuleCounters};
+use crate::conntrack::limit::Limits;
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::neighbour::NeighbourUpdate;
 use crate::forward::route::Fib;
 use crate::steer::Steer;
 
-/// Connection table slots that one [`Command::List`] or [`Command::Flush`] looks at.
-pub const SCAN_PER_COMMAND: u32 = 512;
+/// Connection table slots that one [`Command::List`], [`Command::Flush`] or [`Command::Update`] looks at.
+pub const SCAN_PER_COMMAND: u32 = 4096;
 
 /// A request to one worker.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub enum Command {
         policy: Arc<Policy>,
         /// Where this worker counts what its rules decide.
         rules: Arc<RuleCounters>,
+        /// The policy's limits for this worker.
+        limits: Box<Limits>,
     },
     /// Route by this table from the next burst on. Answer: [`Event::FibInForce`].
     Fib(Arc<Fib>),
@@ -57,7 +60,12 @@ pub enum Command {
     },
     /// Put these connections into the table, at most [`CREATE_PER_COMMAND`]; each must be home here by its original
     /// tuple ([`home_of`]). Answer: [`Event::Created`].
-    Create(Vec<ConnSpec>),
+    Create {
+        /// The connections.
+        conns: Vec<ConnSpec>,
+        /// An empty vector with room for as many refusals.
+        refused: Vec<(usize, CreateError)>,
+    },
     /// Change the matching connections among the next from `cursor`. Answer: [`Event::Updated`].
     Update {
         /// Where to begin.
@@ -79,7 +87,7 @@ pub enum Command {
 }
 
 /// Connections that one [`Command::Create`] may hold.
-pub const CREATE_PER_COMMAND: usize = 64;
+pub const CREATE_PER_COMMAND: usize = 16;
 
 /// An answer or a report of worker `worker`.
 #[derive(Debug)]
@@ -98,7 +106,7 @@ pub enum Event {
         /// The generation now in force.
         generation: u64,
         /// What it replaced.
-        old: Option<(Arc<Policy>, Arc<RuleCounters>)>,
+        old: Option<(Arc<Policy>, Arc<RuleCounters>, Box<Limits>)>,
     },
     /// The forwarding table is in force; the old one comes back to be freed.
     FibInForce {
@@ -130,6 +138,8 @@ pub enum Event {
         made: u64,
         /// Those that were not, by their place in the command, and why.
         refused: Vec<(usize, CreateError)>,
+        /// The connections of the command, to be freed.
+        conns: Vec<ConnSpec>,
     },
     /// Part of an update.
     Updated {
@@ -275,6 +285,9 @@ pub struct ConnSpec {
     pub bytes: [u64; 2],
     /// Interface that the first packet came in by; 0 where that is not known.
     pub interface: u16,
+    /// Whether the policy is asked about it at its next packet, as after a reload: for a saved table, which another
+    /// policy may have made.
+    pub judge: bool,
 }
 
 /// Why a connection was not made.

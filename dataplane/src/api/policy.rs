@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+pub use crate::conntrack::limit::Limits;
 pub use crate::conntrack::timeouts::Timeouts;
 pub use crate::filter::Policy;
 pub use crate::filter::addrset::AddrSet;

@@ -185,6 +185,18 @@ impl Conn {
         self.start.nanos()
     }
 
+    /// The class of its packets of this direction: `nf_conntrack_core.c`, `resolve_normal_ct`.
+    #[inline]
+    pub fn class(&self, direction: Direction) -> CtState {
+        if direction == Direction::Reply || self.flags.has(Flags::REPLIED) {
+            CtState::Established
+        } else if self.flags.has(Flags::EXPECTED) {
+            CtState::Related
+        } else {
+            CtState::New
+        }
+    }
+
     /// Packets, original and reply.
     pub fn packets(&self) -> [u64; 2] {
         self.packets.map(|[hi, mid, lo]| u64::from(hi) << 32 | u64::from(mid) << 16 | u64::from(lo))

@@ -10,6 +10,7 @@
 pub mod conn;
 pub mod index;
 pub mod l4;
+pub mod limit;
 pub mod signpost;
 pub mod table;
 pub mod tcp;
@@ -26,6 +27,9 @@ use crate::api::policy::ConntrackSpec;
 use crate::drop::DropReason;
 use crate::packet::{L4, Packet};
 use crate::time::Nanos;
+
+/// Entries that the search for a victim looks at.
+const VICTIM_LOOKS: usize = 64;
 
 /// Names a confirmed connection of this worker: its slot, with the top bit set for IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +110,8 @@ pub struct Conntrack {
     wheel: Wheel,
     count: usize,
     max: usize,
+    /// Where the search for a victim goes on.
+    hand: u64,
 }
 
 impl Conntrack {
@@ -117,6 +123,7 @@ impl Conntrack {
             wheel: Wheel::new(now),
             count: 0,
             max,
+            hand: 0,
         }
     }
 
@@ -248,6 +255,38 @@ impl Conntrack {
             self.wheel.file(id, &mut self.tables);
         }
         Tracked::Conn { id, direction, first_reply, became_assured, changed, end }
+    }
+
+    /// Most connections.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// A connection that makes room for another, among the next [`VICTIM_LOOKS`] entries: one without a reply, else one
+    /// that is not assured; never one that `spared` names. `nf_conntrack_core.c`, `early_drop`, looks at as few.
+    pub fn victim(&mut self, spared: impl Fn(&Conn) -> bool) -> Option<ConnId> {
+        let mut second = None;
+        for _ in 0..VICTIM_LOOKS {
+            let id = match self.scan(self.hand) {
+                Scan::End => {
+                    self.hand = 0;
+                    continue;
+                }
+                Scan::Empty => None,
+                Scan::Conn(id) => Some(id),
+            };
+            self.hand += 1;
+            let Some(id) = id else { continue };
+            let conn = self.conn(id);
+            if conn.flags.has(Flags::ASSURED) || spared(conn) {
+                continue;
+            }
+            if !conn.flags.has(Flags::REPLIED) {
+                return Some(id);
+            }
+            second.get_or_insert(id);
+        }
+        second
     }
 
     /// Puts a connection into the table, its first packet of `bytes` bytes counted.

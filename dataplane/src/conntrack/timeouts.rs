@@ -62,8 +62,8 @@ timeouts! {
     sctp_shutdown_ack_sent 3 "SCTP: SHUTDOWN ACK seen.";
     sctp_heartbeat_sent 30 "SCTP: HEARTBEAT seen first.";
     generic 600 "Any other protocol.";
-    frag_v4 30 "IPv4 fragments: the rest of the datagram is waited for.";
-    frag_v6 60 "IPv6 fragments: the rest of the datagram is waited for.";
+    frag_v4 30 "IPv4 fragments: the rest of the datagram is waited for (`net.ipv4.ipfrag_time`).";
+    frag_v6 60 "IPv6 fragments: the rest of the datagram is waited for (RFC 8200 section 4.5).";
     expect_ftp 300 "Expectations of FTP's data connections.";
     expect_tftp 300 "Expectations of TFTP's answers.";
     expect_pptp 300 "Expectations of PPTP's calls.";

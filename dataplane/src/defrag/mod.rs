@@ -8,8 +8,8 @@
 //! an IPv6 one.
 //!
 //! *Life-cycle*: with the worker. *Threads*: one. *Limits*: [`QUEUES`] datagrams, [`FRAGMENTS`] fragments and [`MEMORY`]
-//! bytes of frames per worker, [`TRAIN`] fragments per datagram; at a limit the oldest datagram makes room. 30 s (IPv4)
-//! or 60 s (IPv6) after its first fragment a datagram is given up.
+//! bytes of frames per worker, [`TRAIN`] fragments per datagram; at a limit the oldest datagram makes room. `frag_v4`
+//! (30 s) or `frag_v6` (60 s) after its first fragment a datagram is given up.
 //! *Sources*: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 6946; `linux/net/ipv4/ip_fragment.c`,
 //! `linux/net/ipv6/netfilter/nf_conntrack_reasm.c`, `linux/net/ipv4/inet_fragment.c` (`inet_frag_queue_insert`).
 
@@ -18,8 +18,11 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 
 use crate::conntrack::index::Index;
+use crate::conntrack::timeouts::Timeouts;
+use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::packet::Packet;
+use crate::parse::{icmp, l4};
 use crate::time::Nanos;
 
 /// Incomplete datagrams at once.
@@ -32,10 +35,6 @@ pub const MEMORY: usize = 4 << 20;
 pub const TRAIN: usize = 64;
 /// Largest datagram.
 const LARGEST: u32 = 65_535;
-/// `net.ipv4.ipfrag_time`.
-const TIMEOUT_V4: Nanos = Nanos::from_secs(30);
-/// RFC 8200 section 4.5.
-const TIMEOUT_V6: Nanos = Nanos::from_secs(60);
 /// No fragment, no queue.
 const NONE: u16 = u16::MAX;
 
@@ -62,6 +61,8 @@ pub enum Arrived {
     Whole,
     /// The fragments in the train are to be dropped, for this reason.
     Lost(DropReason),
+    /// The fragment in the train cannot be part of anything: it is INVALID by itself.
+    Invalid,
 }
 
 /// Which datagram a fragment belongs to.
@@ -72,6 +73,7 @@ struct Key {
     id: u32,
     /// 0 for IPv6, whose fragments may name different ones (RFC 8200: only the first one's counts).
     proto: u8,
+    ct_zone: u16,
 }
 
 #[derive(Debug)]
@@ -137,23 +139,24 @@ impl<B> Defrag<B> {
     }
 
     /// Takes a fragment. `train` must be empty; the answer says what is in it now.
-    pub fn insert(&mut self, piece: Piece<B>, now: Nanos, train: &mut Train<B>) -> Arrived {
+    pub fn insert(&mut self, piece: Piece<B>, t: &Timeouts, now: Nanos, train: &mut Train<B>) -> Arrived {
         let Some(f) = piece.packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
         let is_v4 = piece.packet.tuple.is_ipv4();
         // Behind an IPv6 fragment header there may be more extension headers: they belong to the datagram.
         let data = if is_v4 { usize::from(piece.packet.l4) } else { usize::from(piece.packet.l3) + f.header + 8 };
         let length = u32::try_from(usize::from(piece.packet.end).saturating_sub(data)).unwrap_or(0);
         let end = f.offset + length;
-        if length == 0 || end > LARGEST || f.more && length % 8 != 0 {
-            return lost(piece, train, DropReason::FragmentInvalid);
+        let odd = length == 0 || end > LARGEST || f.more && length % 8 != 0;
+        if odd || !is_v4 && f.offset == 0 && cuts_header(&piece.packet) {
+            return unfit(piece, train);
         }
         let tuple = &piece.packet.tuple;
         let proto = if is_v4 { tuple.proto } else { 0 };
-        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto };
+        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto, ct_zone: tuple.ct_zone };
         let q = match self.find(&key) {
             Some(q) => q,
             None => {
-                let timeout = if is_v4 { TIMEOUT_V4 } else { TIMEOUT_V6 };
+                let timeout = if is_v4 { t.frag_v4 } else { t.frag_v6 };
                 if self.live == QUEUES {
                     self.evict(train);
                     match self.open(key, now + timeout) {
@@ -174,21 +177,27 @@ impl<B> Defrag<B> {
             train.push(piece);
             return Arrived::Lost(DropReason::FragmentLimit);
         }
-        match self.overlap(q, f.offset, end) {
-            Overlap::None => {}
-            Overlap::Within if is_v4 => return lost(piece, train, DropReason::FragmentDuplicate),
-            Overlap::Within | Overlap::Partial => {
+        // One that contradicts the datagram's length: IPv4 loses the datagram, IPv6 that fragment (`ip_frag_queue` and
+        // `nf_ct_frag6_queue` do so).
+        if !self.agrees(q, end, f.more) {
+            if is_v4 {
                 self.close(q, train);
-                train.push(piece);
-                return Arrived::Lost(DropReason::FragmentInvalid);
             }
+            return lost(piece, train, DropReason::FragmentInvalid);
+        }
+        let refused = match self.overlap(q, f.offset, end) {
+            Overlap::Within => return lost(piece, train, DropReason::FragmentDuplicate),
+            Overlap::Partial => Some(DropReason::FragmentInvalid),
+            Overlap::None if self.queues[q].is_some_and(|q| usize::from(q.count) >= TRAIN) => {
+                Some(DropReason::FragmentLimit)
+            }
+            Overlap::None => None,
+        };
+        if let Some(reason) = refused {
+            self.close(q, train);
+            return lost(piece, train, reason);
         }
         let in_port = piece.packet.in_port;
-        if !self.fits(q, end, f.more) {
-            self.close(q, train);
-            train.push(piece);
-            return Arrived::Lost(DropReason::FragmentInvalid);
-        }
         self.place(q, piece, f.offset, end, f.more);
         let queue = self.queues[q];
         if queue.is_some_and(|q| q.total == Some(q.bytes)) {
@@ -276,12 +285,12 @@ impl<B> Defrag<B> {
         }
     }
 
-    /// Whether a fragment that ends at `end` agrees with the datagram's length, and is not one too many.
-    fn fits(&self, q: usize, end: u32, more: bool) -> bool {
+    /// Whether a fragment that ends at `end` agrees with what is known of the datagram's length.
+    fn agrees(&self, q: usize, end: u32, more: bool) -> bool {
         let Some(queue) = &self.queues[q] else { return false };
         let beyond = queue.total.is_some_and(|t| end > t || !more && end != t);
         let before_others = !more && self.last_end(queue) > end;
-        !beyond && !before_others && usize::from(queue.count) < TRAIN
+        !beyond && !before_others
     }
 
     /// First byte behind all that is there.
@@ -329,6 +338,27 @@ enum Overlap {
     None,
     Within,
     Partial,
+}
+
+/// Whether a first IPv6 fragment ends within its transport header: RFC 7112 section 5, as
+/// `linux/net/ipv6/reassembly.c`, `ipv6frag_thdr_truncated`, has it.
+fn cuts_header(p: &Packet) -> bool {
+    let needed = match p.tuple.proto {
+        proto::TCP => l4::TCP_HEADER,
+        proto::UDP => l4::UDP_HEADER,
+        proto::ICMPV6 => icmp::HEADER,
+        _ => 0,
+    };
+    usize::from(p.end.saturating_sub(p.l4)) < needed
+}
+
+/// A fragment that no datagram can have: IPv4 drops it, with what is in the train; in IPv6 it is an INVALID packet.
+fn unfit<B>(piece: Piece<B>, train: &mut Train<B>) -> Arrived {
+    if piece.packet.tuple.is_ipv4() {
+        return lost(piece, train, DropReason::FragmentInvalid);
+    }
+    train.push(piece);
+    Arrived::Invalid
 }
 
 fn lost<B>(piece: Piece<B>, train: &mut Train<B>, reason: DropReason) -> Arrived {

@@ -18,6 +18,7 @@ fn piece(id: u32, offset: u32, len: usize, more: bool) -> Piece<(u32, u32)> {
         len: 20 + len,
         ttl: 64,
         fragment: Some(Fragment { id, offset, more, header: 0 }),
+        atomic: None,
         dont_fragment: false,
     };
     let packet = Packet::new(PortIdx(0), 14, &ip, false, L4::Fragment, 0, 0);
@@ -51,7 +52,7 @@ proptest! {
         let mut train = Train::new();
         let count = pieces.len();
         for (n, p) in pieces.into_iter().enumerate() {
-            let arrived = d.insert(p, Nanos(0), &mut train);
+            let arrived = d.insert(p, &Timeouts::default(), Nanos(0), &mut train);
             prop_assert_eq!(arrived, if n + 1 == count { Arrived::Whole } else { Arrived::Waits });
         }
         prop_assert_eq!((d.memory(), d.queues(), d.free.len()), (0, 0, FRAGMENTS));
@@ -71,7 +72,7 @@ proptest! {
         for (id, offset, len, more) in input {
             let mut train = Train::new();
             let len = if more { len * 8 } else { len };
-            d.insert(piece(id, offset * 8, len, more), Nanos(0), &mut train);
+            d.insert(piece(id, offset * 8, len, more), &Timeouts::default(), Nanos(0), &mut train);
             prop_assert!(d.queues() <= QUEUES && d.memory() <= MEMORY);
         }
         let mut train = Train::new();
@@ -86,42 +87,57 @@ proptest! {
 #[test]
 fn a_duplicate_is_passed_over_and_a_partial_overlap_loses_the_datagram() {
     let (mut d, mut train) = (defrag(), Train::new());
-    assert_eq!(d.insert(piece(1, 0, 64, true), Nanos(0), &mut train), Arrived::Waits);
-    assert_eq!(d.insert(piece(1, 8, 16, true), Nanos(0), &mut train), Arrived::Lost(DropReason::FragmentDuplicate));
+    assert_eq!(d.insert(piece(1, 0, 64, true), &Timeouts::default(), Nanos(0), &mut train), Arrived::Waits);
+    assert_eq!(
+        d.insert(piece(1, 8, 16, true), &Timeouts::default(), Nanos(0), &mut train),
+        Arrived::Lost(DropReason::FragmentDuplicate)
+    );
     train.clear();
-    assert_eq!(d.insert(piece(1, 56, 16, true), Nanos(0), &mut train), Arrived::Lost(DropReason::FragmentInvalid));
+    assert_eq!(
+        d.insert(piece(1, 56, 16, true), &Timeouts::default(), Nanos(0), &mut train),
+        Arrived::Lost(DropReason::FragmentInvalid)
+    );
     assert_eq!((train.len(), d.queues()), (2, 0));
 }
 
 #[test]
 fn lengths_that_contradict_each_other_lose_the_datagram() {
     let (mut d, mut train) = (defrag(), Train::new());
-    d.insert(piece(1, 64, 8, false), Nanos(0), &mut train);
-    assert_eq!(d.insert(piece(1, 80, 8, true), Nanos(0), &mut train), Arrived::Lost(DropReason::FragmentInvalid));
+    d.insert(piece(1, 64, 8, false), &Timeouts::default(), Nanos(0), &mut train);
+    assert_eq!(
+        d.insert(piece(1, 80, 8, true), &Timeouts::default(), Nanos(0), &mut train),
+        Arrived::Lost(DropReason::FragmentInvalid)
+    );
     train.clear();
     let ping_of_death = piece(2, 65_528, 64, false);
-    assert_eq!(d.insert(ping_of_death, Nanos(0), &mut train), Arrived::Lost(DropReason::FragmentInvalid));
+    assert_eq!(
+        d.insert(ping_of_death, &Timeouts::default(), Nanos(0), &mut train),
+        Arrived::Lost(DropReason::FragmentInvalid)
+    );
 }
 
 #[test]
 fn the_oldest_makes_room() {
     let (mut d, mut train) = (defrag(), Train::new());
     for id in 0..QUEUES as u32 {
-        assert_eq!(d.insert(piece(id, 0, 8, true), Nanos(0), &mut train), Arrived::Waits);
+        assert_eq!(d.insert(piece(id, 0, 8, true), &Timeouts::default(), Nanos(0), &mut train), Arrived::Waits);
     }
     let one_more = piece(QUEUES as u32, 0, 8, true);
-    assert_eq!(d.insert(one_more, Nanos(0), &mut train), Arrived::Lost(DropReason::FragmentLimit));
+    assert_eq!(
+        d.insert(one_more, &Timeouts::default(), Nanos(0), &mut train),
+        Arrived::Lost(DropReason::FragmentLimit)
+    );
     assert_eq!((train.len(), d.queues()), (1, QUEUES));
     train.clear();
-    assert_eq!(d.insert(piece(QUEUES as u32, 8, 8, false), Nanos(0), &mut train), Arrived::Whole);
+    assert_eq!(d.insert(piece(QUEUES as u32, 8, 8, false), &Timeouts::default(), Nanos(0), &mut train), Arrived::Whole);
 }
 
 #[test]
 fn tuples_of_different_datagrams_do_not_mix() {
     let (mut d, mut train) = (defrag(), Train::new());
-    d.insert(piece(1, 0, 8, true), Nanos(0), &mut train);
+    d.insert(piece(1, 0, 8, true), &Timeouts::default(), Nanos(0), &mut train);
     let mut other = piece(1, 8, 8, false);
     other.packet.tuple = Tuple { src: Ipv4Addr::new(10, 0, 0, 9).into(), ..other.packet.tuple };
-    assert_eq!(d.insert(other, Nanos(0), &mut train), Arrived::Waits);
+    assert_eq!(d.insert(other, &Timeouts::default(), Nanos(0), &mut train), Arrived::Waits);
     assert_eq!(d.queues(), 2);
 }

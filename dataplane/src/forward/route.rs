@@ -15,6 +15,8 @@ use prefix_trie::PrefixMap;
 pub struct FibSpec {
     /// Routes, at most one per prefix (the caller has chosen by metric).
     pub routes: Vec<RouteSpec>,
+    /// Routes that one of the same prefix hides, best first: only conntrack zones ask for them, which may overlap.
+    pub others: Vec<RouteSpec>,
     /// Addresses of each interface with their prefix length, the primary one of each version first.
     pub addresses: Vec<(u16, IpNet)>,
 }
@@ -73,6 +75,8 @@ pub enum NextHop {
 pub struct Fib {
     v4: PrefixMap<Ipv4Net, RouteTarget>,
     v6: PrefixMap<Ipv6Net, RouteTarget>,
+    others_v4: PrefixMap<Ipv4Net, Vec<RouteTarget>>,
+    others_v6: PrefixMap<Ipv6Net, Vec<RouteTarget>>,
     local: std::collections::HashSet<IpAddr, RandomState>,
     broadcast: std::collections::HashSet<Ipv4Addr, RandomState>,
     /// Per interface: primary IPv4 and IPv6 address.
@@ -89,6 +93,14 @@ impl Fib {
             match r.prefix {
                 IpNet::V4(p) => drop(v4.insert(p.trunc(), r.target)),
                 IpNet::V6(p) => drop(v6.insert(p.trunc(), r.target)),
+            }
+        }
+        let mut others_v4: PrefixMap<Ipv4Net, Vec<RouteTarget>> = PrefixMap::new();
+        let mut others_v6: PrefixMap<Ipv6Net, Vec<RouteTarget>> = PrefixMap::new();
+        for r in &spec.others {
+            match r.prefix {
+                IpNet::V4(p) => others_v4.entry(p.trunc()).or_default().push(r.target),
+                IpNet::V6(p) => others_v6.entry(p.trunc()).or_default().push(r.target),
             }
         }
         let mut local = std::collections::HashSet::with_hasher(RandomState::new());
@@ -114,7 +126,7 @@ impl Fib {
                 IpNet::V6(_) => {}
             }
         }
-        Self { v4, v6, local, broadcast, primary, spec }
+        Self { v4, v6, others_v4, others_v6, local, broadcast, primary, spec }
     }
 
     /// The next hop of a unicast destination.
@@ -126,6 +138,42 @@ impl Fib {
             IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, t)| *t),
             IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, t)| *t),
         };
+        Self::next_hop(target, dst)
+    }
+
+    /// The same by routes out of interfaces that `allowed` names alone, where one leads there: addresses of different
+    /// conntrack zones may overlap.
+    pub fn lookup_among(&self, dst: IpAddr, allowed: impl Fn(u16) -> bool) -> NextHop {
+        if self.is_local(dst) {
+            return NextHop::Local;
+        }
+        let ours = |t: &&RouteTarget| matches!(t, RouteTarget::Via { interface, .. } if allowed(*interface));
+        // Prefixes come from the shortest to the longest.
+        let (best, other) = match dst {
+            IpAddr::V4(a) => {
+                let net = Ipv4Net::from(a);
+                let best = self.v4.cover(&net).filter(|(_, t)| ours(t)).last().map(|(p, t)| (p.prefix_len(), *t));
+                let others =
+                    self.others_v4.cover(&net).filter_map(|(p, t)| Some((p.prefix_len(), *t.iter().find(ours)?)));
+                (best, others.last())
+            }
+            IpAddr::V6(a) => {
+                let net = Ipv6Net::from(a);
+                let best = self.v6.cover(&net).filter(|(_, t)| ours(t)).last().map(|(p, t)| (p.prefix_len(), *t));
+                let others =
+                    self.others_v6.cover(&net).filter_map(|(p, t)| Some((p.prefix_len(), *t.iter().find(ours)?)));
+                (best, others.last())
+            }
+        };
+        let target = match (best, other) {
+            (Some((b, _)), Some((o, t))) if o > b => Some(t),
+            (Some((_, t)), _) | (None, Some((_, t))) => Some(t),
+            (None, None) => return self.lookup(dst),
+        };
+        Self::next_hop(target, dst)
+    }
+
+    fn next_hop(target: Option<RouteTarget>, dst: IpAddr) -> NextHop {
         match target {
             Some(RouteTarget::Via { interface, gateway }) => {
                 NextHop::Via { interface, address: gateway.unwrap_or(dst) }

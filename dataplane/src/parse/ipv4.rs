@@ -42,6 +42,7 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
         len,
         ttl: b[8],
         fragment,
+        atomic: None,
         dont_fragment: flags & 0x4000 != 0,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::{Fragment, IpHeader, be16, be32};
+use super::{Atomic, Fragment, IpHeader, be16, be32};
 use crate::drop::DropReason;
 
 /// Length of the fixed header, bytes.
@@ -19,7 +19,7 @@ const DESTINATION: u8 = 60;
 
 /// Parses the header of RFC 8200 section 3 and walks the extension headers to the transport.
 ///
-/// An atomic fragment (RFC 6946: offset 0, no more) is a whole packet. A later fragment's walk ends at its fragment
+/// An atomic fragment (RFC 6946: offset 0, no more) is a whole packet, with a header too many: [`take_out_fragment`]. A later fragment's walk ends at its fragment
 /// header: what follows is payload.
 ///
 /// # Errors
@@ -35,7 +35,8 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
     if len > b.len() {
         return Err(DropReason::Ipv6Truncated);
     }
-    let (mut proto, mut l4, mut fragment) = (b[6], HEADER, None);
+    let (mut proto, mut l4, mut fragment, mut atomic) = (b[6], HEADER, None, None);
+    let mut named_at = 6;
     for n in 0.. {
         let known = matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION);
         if !known || fragment.is_some_and(|f: Fragment| f.offset != 0) {
@@ -48,11 +49,13 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
             FRAGMENT => {
                 let field = be16(b, l4 + 2);
                 let (offset, more) = (u32::from(field & 0xfff8), field & 1 == 1);
-                if fragment.is_some() {
+                if fragment.is_some() || atomic.is_some() {
                     return Err(DropReason::Ipv6Extension);
                 }
                 if more || offset != 0 {
                     fragment = Some(Fragment { id: be32(b, l4 + 4), offset, more, header: l4 });
+                } else {
+                    atomic = Some(Atomic { header: l4, named_at });
                 }
                 8
             }
@@ -60,6 +63,7 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
             _ => (usize::from(b[l4 + 1]) + 1) * 8,
         };
         proto = b[l4];
+        named_at = l4;
         l4 += size;
         if l4 > len {
             return Err(DropReason::Ipv6Extension);
@@ -78,6 +82,17 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
         len,
         ttl: b[7],
         fragment,
+        atomic,
         dont_fragment: true,
     })
+}
+
+/// Takes the header of an atomic fragment out of the packet that begins at `l3`: what is before it moves eight bytes
+/// towards the end, and the frame's first eight bytes are free.
+pub fn take_out_fragment(frame: &mut [u8], l3: usize, atomic: Atomic) {
+    let at = l3 + atomic.header;
+    frame[l3 + atomic.named_at] = frame[at];
+    let length = be16(frame, l3 + 4).saturating_sub(8);
+    frame[l3 + 4..l3 + 6].copy_from_slice(&length.to_be_bytes());
+    frame.copy_within(0..at, 8);
 }

@@ -38,6 +38,8 @@ pub struct IpHeader {
     pub ttl: u8,
     /// Set where the packet is a fragment.
     pub fragment: Option<Fragment>,
+    /// Set where it is an atomic IPv6 fragment.
+    pub atomic: Option<Atomic>,
     /// Whether routers may not fragment it: IPv4's DF; always for IPv6.
     pub dont_fragment: bool,
 }
@@ -55,11 +57,27 @@ pub struct Fragment {
     pub header: usize,
 }
 
+/// The fragment header of an atomic fragment, by offsets from the network header's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Atomic {
+    /// Where it is.
+    pub header: usize,
+    /// Where the byte is that names it: the next header field before it.
+    pub named_at: usize,
+}
+
 /// What a received frame is.
 #[derive(Clone, Copy, Debug)]
 pub enum Parsed {
     /// An IP packet.
     Ip(Packet),
+    /// An atomic IPv6 fragment (RFC 6946): a whole packet, once its fragment header is taken out.
+    Atomic {
+        /// Offset of the network header.
+        l3: usize,
+        /// What to take out.
+        atomic: Atomic,
+    },
     /// ARP: between the wire and the kernel, untouched.
     Arp {
         /// Length of the Ethernet header, VLAN tag included.
@@ -112,7 +130,8 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
             verify,
         }),
     };
-    Ok(Parsed::Ip(Packet::new(receiver.port, l3, &ip, eth.group, kind, sport, dport)))
+    let packet = Packet::new(receiver.port, l3, &ip, eth.group, kind, sport, dport);
+    Ok(ip.atomic.map_or(Parsed::Ip(packet), |atomic| Parsed::Atomic { l3, atomic }))
 }
 
 /// Big-endian u16 at `at`; the caller has checked the bounds.

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::{L2, Path, Refusal};
+use crate::conntrack::tuple::Direction;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::forward::route::NextHop;
@@ -44,7 +45,11 @@ impl Path {
         if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
             return drop(DropReason::MartianDestination);
         }
-        match self.fib.lookup(dst) {
+        let next = match self.zone_of_answer(p) {
+            0 => self.fib.lookup(dst),
+            zone => self.fib.lookup_among(dst, |i| self.policy.ct_zone_of(PortIdx::wire(i)) == zone),
+        };
+        match next {
             NextHop::Local => here,
             NextHop::Via { .. } if is_link_local(src) || is_link_local(dst) => drop(DropReason::LinkLocalScope),
             NextHop::None if is_link_local(dst) => drop(DropReason::LinkLocalScope),
@@ -58,6 +63,15 @@ impl Path {
             }
             NextHop::Prohibit => Err(Refusal { reason: DropReason::RouteProhibit, error: Some(IcmpError::Prohibited) }),
             NextHop::None => Err(Refusal { reason: DropReason::NoRoute, error: Some(IcmpError::NoRoute) }),
+        }
+    }
+
+    /// The conntrack zone that a packet goes back to, where it answers a connection out of one; else 0. Addresses in
+    /// zones may overlap, so the destination alone does not say where it is.
+    fn zone_of_answer(&self, p: &Packet) -> u16 {
+        match p.conn {
+            Some(id) if p.direction == Direction::Reply => self.conntrack.tuple(id, Direction::Original).ct_zone,
+            _ => 0,
         }
     }
 

@@ -3,13 +3,15 @@
 //! *Limits*: while [`REFUSALS`](super::REFUSALS) refusals wait for room, no further notes are read, so that the senders' rings fill and
 //! they refuse new connections themselves.
 
+use std::net::IpAddr;
+
 use super::hop::Hop;
 use super::{Path, RETRY};
 use crate::api::command::ConnEventKind;
-use crate::api::policy::{NatKind, PreservePort};
+use crate::api::policy::{NatKind, PreservePort, ZoneId};
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
-use crate::conntrack::conn::{Flags, Unconfirmed};
+use crate::conntrack::conn::{Conn, Flags, Unconfirmed};
 use crate::conntrack::signpost::{PlaceError, WorkerId};
 use crate::conntrack::table::InsertError;
 use crate::conntrack::tuple::{Direction, Tuple, proto};
@@ -68,6 +70,31 @@ impl Path {
         self.conntrack.find(t, self.conntrack.hash(t)).is_some() || self.signposts.owner(t).is_some()
     }
 
+    /// Sees to it that one more connection from `source` in zone `from` may enter the table: within its limits, and with
+    /// an entry free, where need be that of a connection that matters less. Connections from or to the gateway itself
+    /// (`local`) may take the reserve, and are not given up for others.
+    pub(super) fn make_room(
+        &mut self,
+        source: IpAddr,
+        from: ZoneId,
+        local: bool,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        if !self.limits.is_empty() {
+            self.limits.allows(source, from)?;
+        }
+        let reserve = self.policy.spec().conntrack.reserve.div_ceil(usize::from(self.steer.workers()));
+        let limit = self.conntrack.max() - if local { 0 } else { reserve.min(self.conntrack.max() / 2) };
+        if self.conntrack.count() < limit {
+            return Ok(());
+        }
+        let spared =
+            |c: &Conn| !local && (c.in_port.is_twin() || c.cache[Direction::Original.index()].egress.is_twin());
+        let victim = self.conntrack.victim(spared).ok_or(DropReason::ConntrackFull)?;
+        self.end(victim, CtEvent::EarlyDrop, now);
+        if self.conntrack.count() < limit { Ok(()) } else { Err(DropReason::ConntrackFull) }
+    }
+
     /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
     pub(super) fn confirm(&mut self, u: &Unconfirmed, bytes: u32, now: Nanos) -> Result<ConnId, DropReason> {
         let id = self.conntrack.confirm(u, bytes, now).map_err(|e| match e {
@@ -84,6 +111,10 @@ impl Path {
         if u.leased {
             self.lease(&u.reply, 1);
         }
+        if !self.limits.is_empty() {
+            self.limits.add(u.original.src, self.policy.zone_of(u.in_port));
+            self.conntrack.conn_mut(id).counted = self.limits.epoch();
+        }
         self.stats.ct_event(CtEvent::New);
         self.emit(ConnEventKind::New, id, now);
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
@@ -99,6 +130,11 @@ impl Path {
             self.emit(ConnEventKind::Destroy(event), id, now);
             if flags.has(Flags::LEASED) {
                 self.lease(&reply, -1);
+            }
+            let conn = self.conntrack.conn(id);
+            if conn.counted == self.limits.epoch() {
+                let from = self.policy.zone_of(conn.in_port);
+                self.limits.remove(self.conntrack.tuple(id, Direction::Original).src, from);
             }
         }
         // A connection that followed a dying one has taken over its tuple, and with it its signpost.

@@ -31,6 +31,7 @@ use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
 use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
+use crate::conntrack::limit::Limits;
 use crate::conntrack::signpost::{Signposts, WorkerId};
 use crate::conntrack::tuple::{Direction, Tuple};
 use crate::conntrack::{ConnId, Conntrack, Tracked};
@@ -164,6 +165,8 @@ pub struct Path {
     pub neighbours: Neighbours,
     /// The policy in force.
     pub policy: Arc<Policy>,
+    /// How many connections a source or a zone may have.
+    pub limits: Box<Limits>,
     /// This worker's counters of its rules.
     pub rules: Arc<RuleCounters>,
     /// The forwarding table in force.
@@ -214,6 +217,7 @@ impl Path {
         let seed = ahash::RandomState::with_seeds(a, b, c, d);
         let posts = if setup.steer.is_alone() { 1 } else { setup.conntrack_max };
         Self {
+            limits: Box::new(Limits::new(&setup.policy, setup.conntrack_max, usize::from(setup.steer.workers()))),
             steer: setup.steer,
             conntrack: Conntrack::new(setup.conntrack_max, seed.clone(), now),
             signposts: Signposts::new(posts, seed.clone()),
@@ -235,10 +239,16 @@ impl Path {
     }
 
     /// Judges by `policy` from now on; gives back what it replaces.
-    pub fn set_policy(&mut self, policy: Arc<Policy>, rules: Arc<RuleCounters>) -> (Arc<Policy>, Arc<RuleCounters>) {
+    pub fn set_policy(
+        &mut self,
+        policy: Arc<Policy>,
+        rules: Arc<RuleCounters>,
+        limits: Box<Limits>,
+    ) -> (Arc<Policy>, Arc<RuleCounters>, Box<Limits>) {
         self.epoch = self.epoch.wrapping_add(1);
         self.policy_epoch = self.policy_epoch.wrapping_add(1);
-        (std::mem::replace(&mut self.policy, policy), std::mem::replace(&mut self.rules, rules))
+        let limits = self.limits.replace(limits);
+        (std::mem::replace(&mut self.policy, policy), std::mem::replace(&mut self.rules, rules), limits)
     }
 
     /// Routes by `fib` from now on; gives back what it replaces.
@@ -284,6 +294,15 @@ impl Path {
                     None => None,
                 },
             };
+            if let Some((id, direction)) = hit
+                && self.conntrack.conn(id).judged != self.policy_epoch
+            {
+                let class = self.conntrack.conn(id).class(direction);
+                if !self.judge_again(p, id, now) {
+                    self.stats.classify(class, direction);
+                    return DropReason::PolicyReload.into();
+                }
+            }
             match self.conntrack.track(p, hit, &self.policy.spec().conntrack, now) {
                 Tracked::Conn { id, direction, first_reply, became_assured, changed, end } => {
                     let outcome = self.known(p, id, direction, from, now);
@@ -340,11 +359,7 @@ impl Path {
         let conn = self.conntrack.conn(id);
         p.conn = Some(id);
         p.direction = direction;
-        p.state = if direction == Direction::Reply || conn.flags.has(Flags::REPLIED) {
-            CtState::Established
-        } else {
-            CtState::New
-        };
+        p.state = conn.class(direction);
         self.stats.classify(p.state, direction);
         let cached = conn.cache[direction.index()];
         let current = cached.epoch == self.epoch && cached.is_of(p.state) && cached.in_port == p.in_port;
@@ -381,27 +396,20 @@ impl Path {
         self.neighbours.mac(cached.neighbour).map(L2::To)
     }
 
-    /// Judges a connection again under a new policy, then finds rule, egress and neighbour of one direction and class.
+    /// Finds rule, egress and neighbour of one direction and class.
     fn find_out(
         &mut self,
-        p: &mut Packet,
+        p: &Packet,
         id: ConnId,
         direction: Direction,
         from: ZoneId,
         now: Nanos,
     ) -> Result<(Cached, L2), Refusal> {
-        if self.conntrack.conn(id).judged != self.policy_epoch {
-            if !self.still_allowed(p, id) {
-                self.end(id, CtEvent::Denied, now);
-                p.conn = None;
-                return Err(DropReason::PolicyReload.into());
-            }
-            self.conntrack.conn_mut(id).judged = self.policy_epoch;
-        }
         let target = self.conntrack.tuple(id, direction.opposite()).inverse();
         let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
+        self.mark(id, verdict.mark, now);
         let (neighbour, l2) = self.resolve(hop);
         let cached = Cached::new(self.epoch, verdict.rule, p.state, verdict.accept, p.in_port);
         let cached = cached.leaving(hop.egress, neighbour);
@@ -409,18 +417,40 @@ impl Path {
         Ok((cached, l2))
     }
 
-    /// Whether the policy would accept the connection's first packet today. Where there is no route at the moment, that
-    /// is not the policy's doing and the connection stays.
-    fn still_allowed(&self, p: &Packet, id: ConnId) -> bool {
+    /// Judges a connection under a new policy by what its first packet was: `false` where that denies it, and it is ended.
+    /// Where there is no route at the moment, that is not the policy's doing and the connection stays.
+    fn judge_again(&mut self, p: &Packet, id: ConnId, now: Nanos) -> bool {
         let in_port = self.conntrack.conn(id).in_port;
         let original = self.conntrack.tuple(id, Direction::Original);
         let target = self.conntrack.tuple(id, Direction::Reply).inverse();
-        let Ok(hop) = self.route(p, in_port, original.src, target.dst) else { return true };
-        let seen = Tuple { dst: target.dst, dport: target.dport, ..original };
-        let mut query = self.query(p, &seen, CtState::New, self.policy.zone_of(in_port), Some(hop));
-        query.interface_in = (!in_port.is_twin()).then_some(in_port.interface());
-        query.tcp_flags = crate::conntrack::tcp::SYN;
-        self.policy.judge(&query).accept
+        if let Ok(hop) = self.route(p, in_port, original.src, target.dst) {
+            let seen = Tuple { dst: target.dst, dport: target.dport, ..original };
+            let mut query = self.query(p, &seen, CtState::New, self.policy.zone_of(in_port), Some(hop));
+            query.interface_in = (!in_port.is_twin()).then_some(in_port.interface());
+            query.tcp_flags = crate::conntrack::tcp::SYN;
+            query.mark = self.conntrack.conn(id).mark;
+            if self.conntrack.conn(id).flags.has(Flags::EXPECTED) {
+                query.state = CtState::Related;
+            }
+            let verdict = self.policy.judge(&query);
+            if !verdict.accept {
+                self.end(id, CtEvent::Denied, now);
+                return false;
+            }
+            self.conntrack.conn_mut(id).timeout_policy = verdict.timeout_policy;
+        }
+        self.conntrack.conn_mut(id).judged = self.policy_epoch;
+        true
+    }
+
+    /// Gives a connection the mark that rules have set. What the rules said of the other direction may depend on it.
+    fn mark(&mut self, id: ConnId, mark: u32, now: Nanos) {
+        let conn = self.conntrack.conn_mut(id);
+        if conn.mark != mark {
+            conn.mark = mark;
+            conn.forget();
+            self.emit(ConnEventKind::Update, id, now);
+        }
     }
 
     /// The first packet of a connection.
@@ -444,13 +474,24 @@ impl Path {
             Ok(fragment) => fragment,
             Err(refusal) => return refusal.into(),
         };
-        let query = self.query(p, &seen, p.state, from, Some(hop));
+        let mut query = self.query(p, &seen, p.state, from, Some(hop));
+        query.mark = u.mark;
         let verdict = self.policy.judge(&query);
+        query.mark = verdict.mark; // POSTROUTING sees what the filter has set
         let snat = if hop.egress.is_twin() { None } else { self.policy.snat(&query) };
         let snat = snat.map(|r| (r.kind, r.preserve_port));
         self.decided(p, &seen, verdict, now);
         if !verdict.accept {
             return self.denied(p, verdict.rule, None);
+        }
+        u.mark = verdict.mark;
+        if verdict.timeout_policy != 0 {
+            u.timeout_policy = verdict.timeout_policy;
+            u.timeout = u.l4.first_timeout(p, self.policy.spec().conntrack.timeouts_of(verdict.timeout_policy));
+        }
+        let local = p.in_port.is_twin() || hop.egress.is_twin();
+        if let Err(reason) = self.make_room(p.tuple.src, from, local, now) {
+            return reason.into();
         }
         if let Err(reason) = self.choose_source(&mut u, snat, hop) {
             return reason.into();
@@ -535,6 +576,9 @@ impl Path {
         }
         let verdict = self.policy.judge(&self.query(p, seen, p.state, from, Some(hop)));
         self.decided(p, seen, verdict, now);
+        if let Some(id) = p.conn {
+            self.mark(id, verdict.mark, now);
+        }
         if verdict.accept { Outcome::Forward(plan) } else { self.denied(p, verdict.rule, reason) }
     }
 

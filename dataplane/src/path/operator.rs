@@ -56,6 +56,9 @@ impl Path {
         })?;
         let age = Nanos::from_secs(u64::from(spec.age_s));
         let conn = self.conntrack.conn_mut(id);
+        if !spec.judge {
+            conn.judged = self.policy_epoch;
+        }
         conn.restore(now - age, spec.packets, spec.bytes);
         for (wanted, flag) in [(spec.replied, Flags::REPLIED), (spec.assured, Flags::ASSURED)] {
             if wanted {

@@ -11,11 +11,13 @@ mod control;
 mod neighbour;
 mod send;
 mod train;
+mod walk;
 
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::neighbour::{HELD, Held};
+use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
@@ -24,7 +26,7 @@ use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
 use crate::packet::{L4, Packet};
-use crate::parse::{self, Parsed, Receiver as FrameReceiver};
+use crate::parse::{self, Parsed, Receiver as FrameReceiver, ipv6};
 use crate::path::{Outcome, Path, Refusal};
 use crate::steer::{self, Parcel, Parcels};
 use crate::time::Nanos;
@@ -81,6 +83,7 @@ pub struct Worker<I: Io> {
     defrag: Defrag<I::Buf>,
     /// The datagram in hand, as the fragments that it came in; empty between two.
     train: Train<I::Buf>,
+    walks: Walks,
     icmp_limit: RateLimit,
     stopping: bool,
     last: Nanos,
@@ -106,6 +109,7 @@ impl<I: Io> Worker<I> {
             held: ArrayVec::new(),
             defrag: Defrag::new(setup.seed),
             train: Train::new(),
+            walks: Walks::new(),
             icmp_limit: RateLimit::new(now),
             stopping: false,
             last: now,
@@ -117,6 +121,7 @@ impl<I: Io> Worker<I> {
     pub fn step(&mut self, now: Nanos) -> bool {
         self.account(now);
         self.take_commands(now);
+        self.walk(now);
         let mut busy = false;
         for port in 0..self.tx.len() {
             busy |= self.receive(port, now);
@@ -204,7 +209,16 @@ impl<I: Io> Worker<I> {
         } else {
             buf
         };
-        let packet = match parse::frame(buf.bytes(), receiver, buf.rx_checksum()) {
+        let mut parsed = parse::frame(buf.bytes(), receiver, buf.rx_checksum());
+        if let Ok(Parsed::Atomic { l3, atomic }) = parsed {
+            ipv6::take_out_fragment(buf.bytes_mut(), l3, atomic);
+            parsed = if buf.shrink_front(8) {
+                parse::frame(buf.bytes(), receiver, buf.rx_checksum())
+            } else {
+                Err(DropReason::ChainedTooLong)
+            };
+        }
+        let packet = match parsed {
             Ok(Parsed::Ip(mut packet)) => {
                 let zone = self.path.policy.ct_zone_of(receiver.port);
                 if zone != 0 {
@@ -216,6 +230,11 @@ impl<I: Io> Worker<I> {
                 let port = receiver.port;
                 let other = PortIdx(port.0 ^ 1); // wire and twin
                 self.send_link(buf, l2_len, other, None);
+                return;
+            }
+            Ok(Parsed::Atomic { .. }) => {
+                debug_assert!(false, "a packet has one fragment header at most");
+                self.path.stats.drop_packet(DropReason::Ipv6Extension);
                 return;
             }
             Err(reason) => {

@@ -5,12 +5,13 @@
 use super::Worker;
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
+use crate::conntrack::tuple::proto;
 use crate::defrag::{Arrived, Piece, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{checksum, l4};
+use crate::parse::{checksum, icmp, l4};
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -19,10 +20,18 @@ impl<I: Io> Worker<I> {
     /// A fragment came.
     pub(super) fn fragment(&mut self, buf: I::Buf, packet: Packet, now: Nanos) {
         let size = buf.bytes().len();
-        match self.defrag.insert(Piece { buf, packet, size }, now, &mut self.train) {
+        let timeouts = &self.path.policy.spec().conntrack.timeouts;
+        match self.defrag.insert(Piece { buf, packet, size }, timeouts, now, &mut self.train) {
             Arrived::Waits => {}
             Arrived::Lost(reason) => self.lose_train(reason),
             Arrived::Whole => self.whole(now),
+            Arrived::Invalid => {
+                if let Some(Piece { buf, mut packet, .. }) = self.train.pop() {
+                    packet.kind = L4::Invalid(DropReason::FragmentInvalid);
+                    self.enqueue(buf, packet);
+                    self.process(false, now);
+                }
+            }
         }
     }
 
@@ -142,8 +151,7 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
         proto: tuple.proto,
         verify,
     });
-    if kind == L4::Invalid(DropReason::InvalidLength) {
-        // The header does not end within the first fragment, or contradicts the datagram.
+    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(tuple.proto, &first.buf.bytes()[payload(first)]) {
         return Err(DropReason::FragmentInvalid);
     }
     let mut packet = first.packet;
@@ -152,6 +160,20 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
     packet.fragment = None;
     // Invariant: `Defrag` refuses payloads beyond 65,535 bytes.
     packet.ip_len = u32::from(packet.l4 - packet.l3) + u32::try_from(total).unwrap_or(0);
+    if !tuple.is_ipv4() {
+        packet.ip_len -= 8; // the datagram has no fragment header
+    }
     packet.wire_len = wire_len;
     Ok(packet)
+}
+
+/// Whether the transport header does not end within the first fragment, whose payload is `b`.
+fn cuts_header(protocol: u8, b: &[u8]) -> bool {
+    let header = match protocol {
+        proto::TCP => b.get(12).map_or(l4::TCP_HEADER, |o| usize::from(o >> 4) * 4),
+        proto::UDP => l4::UDP_HEADER,
+        proto::ICMP | proto::ICMPV6 => icmp::HEADER,
+        _ => 0,
+    };
+    b.len() < header
 }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message};
+use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
 use dataplane::api::policy::*;
 use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, RuleCounters, WorkerStats};
 use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
@@ -41,6 +41,9 @@ pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 /// The station behind every neighbour address of the lab is `HOST_MAC` with the interface in the last byte.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 2, 0];
+
+/// Turns after which a worker must have answered a walk over its table.
+const TURNS_PER_ANSWER: u32 = 1 + SCAN_PER_COMMAND;
 
 /// At which worker frames arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +130,7 @@ pub struct Lab {
     turn: usize,
     random: u64,
     generation: u64,
+    conntrack_max: usize,
     before: BTreeMap<String, u64>,
 }
 
@@ -222,6 +226,7 @@ pub fn fib() -> FibSpec {
             RouteSpec { prefix: net("2001:db8::/64"), target: via(1, None) },
             RouteSpec { prefix: net("::/0"), target: via(1, Some("2001:db8::fe")) },
         ],
+        others: Vec::new(),
         addresses: vec![
             (0, net("10.0.0.1/24")),
             (1, net("198.51.100.1/24")),
@@ -282,6 +287,7 @@ impl Lab {
             turn: 0,
             random: setup.seed | 1,
             generation: 1,
+            conntrack_max: setup.conntrack_max,
             before: BTreeMap::new(),
         };
         let lan = (2..=250).take(usize::from(setup.stations)).map(|n| (0, format!("10.0.0.{n}")));
@@ -326,7 +332,12 @@ impl Lab {
         spec.generation = self.generation;
         let rules = spec.rules.len();
         let policy = Arc::new(Policy::compile(spec).expect("policy"));
-        self.command(|| Command::Policy { policy: Arc::clone(&policy), rules: Arc::new(RuleCounters::new(rules)) });
+        let (capacity, workers) = (self.conntrack_max, self.workers.len());
+        self.command(|| Command::Policy {
+            policy: Arc::clone(&policy),
+            rules: Arc::new(RuleCounters::new(rules)),
+            limits: Box::new(Limits::new(&policy, capacity, workers)),
+        });
     }
 
     /// Puts a forwarding table into force.
@@ -533,12 +544,17 @@ impl Lab {
             loop {
                 let command = Command::List { cursor, filter, into: Vec::with_capacity(8) };
                 self.commands[n].send(command).expect("the worker lives");
-                self.workers[n].step(self.now);
                 let mut answer = None;
-                for m in self.messages.try_iter() {
-                    match m.event {
-                        Event::Listed { next, conns } => answer = Some((next, conns)),
-                        other => self.events.push(other),
+                for _ in 0..TURNS_PER_ANSWER {
+                    self.workers[n].step(self.now);
+                    for m in self.messages.try_iter() {
+                        match m.event {
+                            Event::Listed { next, conns } => answer = Some((next, conns)),
+                            other => self.events.push(other),
+                        }
+                    }
+                    if answer.is_some() {
+                        break;
                     }
                 }
                 let (next, conns) = answer.expect("an answer");
@@ -552,6 +568,12 @@ impl Lab {
         all
     }
 
+    /// Takes what the workers have said; gives how much there is.
+    pub fn heard(&mut self) -> usize {
+        self.events.extend(self.messages.try_iter().map(|m| m.event));
+        self.events.len()
+    }
+
     /// Ends the connections that `filter` asks for; gives their number.
     pub fn flush(&mut self, filter: ConnFilter) -> u64 {
         let mut all = 0;
@@ -559,12 +581,17 @@ impl Lab {
             let mut cursor = 0;
             loop {
                 self.commands[n].send(Command::Flush { cursor, filter }).expect("the worker lives");
-                self.workers[n].step(self.now);
                 let mut answer = None;
-                for m in self.messages.try_iter() {
-                    match m.event {
-                        Event::Flushed { next, ended } => answer = Some((next, ended)),
-                        other => self.events.push(other),
+                for _ in 0..TURNS_PER_ANSWER {
+                    self.workers[n].step(self.now);
+                    for m in self.messages.try_iter() {
+                        match m.event {
+                            Event::Flushed { next, ended } => answer = Some((next, ended)),
+                            other => self.events.push(other),
+                        }
+                    }
+                    if answer.is_some() {
+                        break;
                     }
                 }
                 let (next, ended) = answer.expect("an answer");

@@ -59,6 +59,15 @@ pub fn parses(bytes: &[u8]) {
                 for hardware in [RxChecksum::Unknown, RxChecksum::Good, RxChecksum::Bad] {
                     match parse::frame(bytes, &receiver, hardware) {
                         Ok(Parsed::Ip(p)) => promised(&p, bytes),
+                        Ok(Parsed::Atomic { l3, atomic }) => {
+                            let mut frame = bytes.to_vec();
+                            parse::ipv6::take_out_fragment(&mut frame, l3, atomic);
+                            let rest = &frame[8..];
+                            match parse::frame(rest, &receiver, hardware) {
+                                Ok(Parsed::Ip(p)) => promised(&p, rest),
+                                other => panic!("{other:?} is left of an atomic fragment"),
+                            }
+                        }
                         Ok(Parsed::Arp { l2_len }) => assert!(l2_len <= bytes.len()),
                         Err(_) => {}
                     }
@@ -467,6 +476,7 @@ fn leave(lab: &mut Lab, left: &mut Vec<(PortIdx, Vec<u8>)>) {
                     }
                 }
                 Ok(Parsed::Arp { .. }) => {}
+                Ok(Parsed::Atomic { .. }) => panic!("left by {port:?} with a fragment header: {frame:02x?}"),
                 Err(reason) => panic!("left by {port:?}, {}: {frame:02x?}", reason.label()),
             }
         }

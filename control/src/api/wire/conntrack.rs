@@ -219,12 +219,12 @@ impl Conn {
         Ok((original, reply, self.state.as_deref().map(state).transpose()?))
     }
 
-    /// What a worker makes it from. Its first packet came in by the interface that replies leave by; what the saved line
-    /// does not know counts as the first one.
+    /// What a worker makes it from; `judge`: the policy is asked about it at its next packet. Its first packet came in by
+    /// the interface that replies leave by, and where that is not known by the first one.
     ///
     /// # Errors
     /// One sentence, where it does not go together or a name is not known.
-    pub fn to_spec(&self, names: &Names<'_>) -> Result<ConnSpec, String> {
+    pub fn to_spec(&self, names: &Names<'_>, judge: bool) -> Result<ConnSpec, String> {
         let (original, reply, state) = self.check()?;
         let helper = match &self.helper {
             None => None,
@@ -264,6 +264,7 @@ impl Conn {
             packets: [self.original.packets, self.reply.packets],
             bytes: [self.original.bytes, self.reply.bytes],
             interface,
+            judge,
         })
     }
 }

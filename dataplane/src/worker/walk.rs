@@ -1,0 +1,129 @@
+//! Walks over the connection table at control's wish: dumps, flushes, updates.
+//!
+//! A walk goes a few entries further each turn ([`ENTRIES_PER_TURN`]), so that no burst waits for it, and answers when
+//! its vector is full, after [`SCAN_PER_COMMAND`] entries, or at the table's end.
+//!
+//! *Life-cycle*: a command begins it, its answer ends it. *Threads*: the worker's.
+//! *Limits*: one walk goes at a time, [`WAITING`] wait; one more is answered at once, with nothing done.
+
+use arrayvec::ArrayVec;
+
+use super::Worker;
+use crate::api::command::{ConnChange, ConnFilter, ConnView, Event, SCAN_PER_COMMAND};
+use crate::api::stats::CtEvent;
+use crate::conntrack::{ConnId, Scan};
+use crate::io::Io;
+use crate::time::Nanos;
+
+/// Entries that a walk looks at per turn: three to four microseconds for a dump of a full table.
+pub const ENTRIES_PER_TURN: u32 = 32;
+
+/// Walks that may wait for the one that goes.
+const WAITING: usize = 8;
+
+/// What a walk does with the connections that match.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Reports them.
+    List(Vec<ConnView>),
+    /// Ends them, and counts how many.
+    Flush(u64),
+    /// Changes them, and counts how many.
+    Update(ConnChange, u64),
+}
+
+/// A walk under way.
+#[derive(Debug)]
+pub(super) struct Walk {
+    at: u64,
+    left: u32,
+    filter: ConnFilter,
+    task: Task,
+}
+
+impl Walk {
+    /// A walk from `cursor`.
+    pub fn new(cursor: u64, filter: ConnFilter, task: Task) -> Self {
+        Self { at: cursor, left: SCAN_PER_COMMAND, filter, task }
+    }
+
+    /// Its answer; `at_end`: no entry is left.
+    fn answer(self, at_end: bool) -> Event {
+        let next = (!at_end).then_some(self.at);
+        match self.task {
+            Task::List(conns) => Event::Listed { next, conns },
+            Task::Flush(ended) => Event::Flushed { next, ended },
+            Task::Update(_, changed) => Event::Updated { next, changed },
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(&self.task, Task::List(into) if into.len() == into.capacity())
+    }
+}
+
+/// The walk that goes, which is the first, and those that wait.
+pub(super) type Walks = ArrayVec<Walk, { WAITING + 1 }>;
+
+impl<I: Io> Worker<I> {
+    /// Begins a walk, or has it wait for its turn.
+    pub(super) fn begin_walk(&mut self, walk: Walk) {
+        if let Err(refused) = self.walks.try_push(walk) {
+            self.say(refused.element().answer(false));
+        }
+    }
+
+    /// Goes a few entries further.
+    pub(super) fn walk(&mut self, now: Nanos) {
+        if self.walks.is_empty() {
+            return;
+        }
+        let mut at_end = false;
+        for _ in 0..ENTRIES_PER_TURN {
+            let Some(walk) = self.walks.first_mut() else { return };
+            if walk.left == 0 || walk.is_full() {
+                break;
+            }
+            match self.path.conntrack.scan(walk.at) {
+                Scan::End => {
+                    at_end = true;
+                    break;
+                }
+                Scan::Empty => {}
+                Scan::Conn(id) => self.visit(id, now),
+            }
+            if let Some(walk) = self.walks.first_mut() {
+                walk.at += 1;
+                walk.left -= 1;
+            }
+        }
+        if at_end || self.walks.first().is_some_and(|w| w.left == 0 || w.is_full()) {
+            let walk = self.walks.remove(0);
+            self.say(walk.answer(at_end));
+        }
+    }
+
+    fn visit(&mut self, id: ConnId, now: Nanos) {
+        let Some(Walk { filter, task, .. }) = self.walks.first_mut() else { return };
+        let view = self.path.view(id, now);
+        if !view.is_among(filter) {
+            return;
+        }
+        match task {
+            Task::List(into) => {
+                // What has expired is only waiting for the timer wheel to come by.
+                if self.path.conntrack.conn(id).deadline() > now {
+                    into.push(view); // below its capacity: `walk` has looked
+                }
+            }
+            Task::Flush(ended) => {
+                self.path.end(id, CtEvent::Flushed, now);
+                *ended += 1;
+            }
+            Task::Update(change, changed) => {
+                self.path.change(id, *change, now);
+                *changed += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What the operator does to connections: get, create, update, watch.
+
+mod common;
+
+use common::lab::*;
+use common::pkt::*;
+use dataplane::api::DropReason;
+use dataplane::api::command::*;
+use dataplane::api::policy::*;
+use dataplane::api::stats::CtEvent;
+use dataplane::conntrack::tuple::{Tuple, proto};
+use dataplane::time::Nanos;
+
+const HOST: &str = "10.0.0.2";
+const SERVER: &str = "203.0.113.5";
+const GATEWAY: &str = "198.51.100.1";
+
+/// Packets of known connections pass, nothing starts one.
+fn closed() -> PolicySpec {
+    let mut spec = policy();
+    spec.rules = vec![rule("established", state(&[CtState::Established]), Action::Accept)];
+    spec
+}
+
+/// A masqueraded connection whose reply was seen, as a saved table has it.
+fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
+    ConnSpec {
+        original: tuple(HOST, sport, SERVER, 80, proto),
+        reply: tuple(SERVER, 80, GATEWAY, external, proto),
+        state: (proto == proto::TCP).then_some("ESTABLISHED"),
+        timeout_s: 300,
+        replied: true,
+        assured: true,
+        mark: 5,
+        helper: None,
+        timeout_policy: 0,
+        age_s: 0,
+        packets: [10, 1 << 40],
+        bytes: [1000, 1 << 50],
+        interface: 0,
+        judge: false,
+    }
+}
+
+/// Puts connections where they belong; gives what was made, and what was refused.
+fn create(lab: &mut Lab, conns: &[ConnSpec]) -> (u64, Vec<CreateError>) {
+    for c in conns {
+        let home = home_of(&c.original, lab.workers.len());
+        lab.tell(home, Command::Create { conns: vec![c.clone()], refused: Vec::with_capacity(1) });
+    }
+    lab.run();
+    let (mut made, mut why) = (0, Vec::new());
+    for e in lab.events.drain(..) {
+        if let Event::Created { made: n, refused, .. } = e {
+            made += n;
+            why.extend(refused.into_iter().map(|(_, e)| e));
+        }
+    }
+    (made, why)
+}
+
+#[test]
+fn a_connection_put_into_the_table_is_followed_and_translated() {
+    everywhere(closed(), |lab| {
+        let conns: Vec<_> = (0..32).map(|n| saved(proto::TCP, 1000 + n, 2000 + n)).collect();
+        assert_eq!(create(lab, &conns), (32, vec![]));
+        for n in 0..32 {
+            // What TCP's windows were is not known, so any sequence number goes.
+            let out = lab.passes(LAN, &tcp(HOST, 1000 + n, SERVER, 80, ACK, 7_000_000, 9, b"data"), WAN);
+            assert_eq!(out.flow(), format!("198.51.100.1:{} > 203.0.113.5:80", 2000 + n));
+            let back = lab.passes(WAN, &tcp(SERVER, 80, GATEWAY, 2000 + n, ACK, 1, 2, b"data"), LAN);
+            assert_eq!((back.dst, back.dport), (ip(HOST), 1000 + n));
+        }
+        let all = lab.conns();
+        assert!(all.iter().all(|c| c.mark == 5 && c.assured && c.packets == [11, (1 << 40) + 1]), "{all:?}");
+        assert_eq!((lab.entries(), lab.leases()), (32, 32));
+        lab.sound();
+    });
+}
+
+#[test]
+fn the_policy_is_asked_about_a_restored_connection() {
+    let mut open = closed();
+    open.rules.push(rule("web", Match { dport: vec![80..=80], ..from_to(LAN_ZONE, WAN_ZONE) }, Action::Accept));
+    for (spec, passes) in [(closed(), false), (open, true)] {
+        everywhere(spec, |lab| {
+            create(lab, &[ConnSpec { judge: true, ..saved(proto::UDP, 1000, 2000) }]);
+            let out = lab.send(WAN, &udp(SERVER, 80, GATEWAY, 2000, b"a"));
+            assert_eq!((out.len(), lab.entries()), if passes { (1, 1) } else { (0, 0) });
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_is_there_or_makes_no_sense_is_refused() {
+    everywhere(closed(), |lab| {
+        assert_eq!(create(lab, &[saved(proto::UDP, 1000, 2000)]), (1, vec![]));
+        assert_eq!(create(lab, &[saved(proto::UDP, 1000, 2001)]), (0, vec![CreateError::Exists]));
+        let odd = [
+            ConnSpec { state: Some("ESTABLISHED"), ..saved(proto::UDP, 1, 2) },
+            ConnSpec { state: Some("OPEN"), ..saved(proto::TCP, 1, 2) },
+            ConnSpec { reply: tuple(SERVER, 80, GATEWAY, 2, proto::TCP), ..saved(proto::UDP, 1, 2) },
+            ConnSpec { reply: tuple("2001:db8::1", 80, "2001:db8::2", 2, proto::UDP), ..saved(proto::UDP, 1, 2) },
+            ConnSpec {
+                original: Tuple { dst: ip("2001:db8::1"), ..saved(proto::UDP, 1, 2).original },
+                ..saved(proto::UDP, 1, 2)
+            },
+        ];
+        assert_eq!(create(lab, &odd), (0, vec![CreateError::Unfit; odd.len()]));
+        assert_eq!(lab.entries(), 1);
+    });
+    let mut lab = Lab::with(closed(), Setup { conntrack_max: 1, ..Setup::default() });
+    assert_eq!(create(&mut lab, &[saved(proto::UDP, 1, 2), saved(proto::UDP, 3, 4)]), (1, vec![CreateError::Full]));
+}
+
+#[test]
+fn a_connection_put_into_the_table_ends_as_any_other() {
+    everywhere(closed(), |lab| {
+        let conns: Vec<_> =
+            (0..8).map(|n| ConnSpec { timeout_s: 5, ..saved(proto::UDP, 1000 + n, 2000 + n) }).collect();
+        assert_eq!(create(lab, &conns).0, 8);
+        lab.wait(Nanos::from_secs(6));
+        assert_eq!((lab.entries(), lab.signposts(), lab.leases()), (0, 0, 0));
+        lab.refuses(WAN, &udp(SERVER, 80, GATEWAY, 2000, b""), DropReason::PolicyDefault);
+    });
+}
+
+#[test]
+fn a_connection_is_found_by_either_of_its_tuples() {
+    everywhere(closed(), |lab| {
+        create(lab, &[saved(proto::UDP, 1000, 2000)]);
+        for (t, there) in [
+            (tuple(HOST, 1000, SERVER, 80, proto::UDP), true),
+            (tuple(SERVER, 80, GATEWAY, 2000, proto::UDP), true),
+            (tuple(SERVER, 80, HOST, 1000, proto::UDP), false),
+            (Tuple { ct_zone: 1, ..tuple(HOST, 1000, SERVER, 80, proto::UDP) }, false),
+        ] {
+            lab.command(|| Command::Get { tuple: t });
+            let found: Vec<_> = lab
+                .events
+                .drain(..)
+                .filter_map(|e| if let Event::Got { conn } = e { conn } else { None })
+                .map(|c| c.original.sport)
+                .collect();
+            assert_eq!(found, if there { vec![1000] } else { vec![] }, "{t}");
+        }
+    });
+}
+
+#[test]
+fn an_update_changes_those_that_match_and_no_others() {
+    everywhere(closed(), |lab| {
+        create(lab, &[ConnSpec { assured: false, ..saved(proto::UDP, 1000, 2000) }, saved(proto::UDP, 1001, 2001)]);
+        let filter = ConnFilter { sport: Some(1000), ..ConnFilter::default() };
+        let change = ConnChange { mark: Some((0xff00, 0xab00)), timeout_s: Some(20), assured: true };
+        lab.command(|| Command::Update { cursor: 0, filter, change });
+        let mut seen: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [(1000, 0xab05, 19, true), (1001, 5, 299, true)]);
+        lab.wait(Nanos::from_secs(21));
+        assert_eq!(lab.entries(), 1);
+    });
+}
+
+#[test]
+fn a_watcher_hears_of_every_change_and_only_while_it_listens() {
+    everywhere(usual(), |lab| {
+        lab.passes(LAN, &udp(HOST, 999, SERVER, 53, b"q"), WAN);
+        lab.command(|| Command::Subscribe(true));
+        lab.passes(LAN, &udp(HOST, 1000, SERVER, 53, b"q"), WAN);
+        lab.passes(LAN, &udp(HOST, 1000, SERVER, 53, b"q"), WAN);
+        lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
+        lab.wait(Nanos::from_secs(31));
+        lab.command(|| Command::Subscribe(false));
+        lab.passes(LAN, &udp(HOST, 1001, SERVER, 53, b"q"), WAN);
+        let of = |port| {
+            let events = lab.events.iter().filter_map(|e| match e {
+                Event::Conn(c) if c.conn.original.sport == port => Some((c.kind, c.conn.replied, c.conn.packets)),
+                _ => None,
+            });
+            events.collect::<Vec<_>>()
+        };
+        let expired = ConnEventKind::Destroy(CtEvent::Expired);
+        let life =
+            [(ConnEventKind::New, false, [1, 0]), (ConnEventKind::Update, true, [2, 1]), (expired, true, [2, 1])];
+        assert_eq!(of(1000), life);
+        assert_eq!(of(999), [(expired, false, [1, 0])]);
+        assert_eq!(of(1001), []);
+        assert_eq!(lab.stats.iter().map(|s| s.events_lost.value()).sum::<u64>(), 0);
+    });
+}
+
+#[test]
+fn reports_that_find_no_room_are_counted_and_leave_room_for_answers() {
+    let mut lab = Lab::with(usual(), Setup { conntrack_max: 8192, buffers: 8192, ..Setup::default() });
+    lab.command(|| Command::Subscribe(true));
+    // Nobody reads the messages while these arrive.
+    for n in 0..5000u16 {
+        lab.arrive(LAN, &addressed(LAN, &udp(HOST, 1000 + n, SERVER, 53, b"q")).frame());
+        lab.step(0);
+    }
+    let lost = lab.stats[0].events_lost.value();
+    assert!(lost > 1000, "{lost}");
+    assert_eq!(lab.conns().len(), 5000, "the answers of a dump came through");
+    let heard = lab.events.iter().filter(|e| matches!(e, Event::Conn(_))).count() as u64;
+    assert_eq!(heard + lost, 5000);
+}
+
+#[test]
+fn a_dump_looks_at_a_bounded_number_of_entries_per_turn() {
+    let mut lab = Lab::with(usual(), Setup { conntrack_max: 8192, ..Setup::default() });
+    for n in 0..5000u16 {
+        lab.arrive(LAN, &addressed(LAN, &udp(HOST, 1000 + n, SERVER, 53, b"q")).frame());
+        lab.step(0);
+        lab.sent(WAN);
+    }
+    let mut cursor = Some(0);
+    let (mut seen, mut turns) = (0, 0);
+    while let Some(at) = cursor {
+        // A packet that arrives with the question leaves in the same turn.
+        lab.tell(0, Command::List { cursor: at, filter: ConnFilter::default(), into: Vec::with_capacity(4096) });
+        lab.arrive(LAN, &addressed(LAN, &udp(HOST, 1000, SERVER, 53, b"q")).frame());
+        lab.step(0);
+        assert_eq!(lab.sent(WAN).len(), 1);
+        turns += 1;
+        while lab.heard() == 0 {
+            lab.step(0);
+            turns += 1;
+        }
+        let mut answers = lab.events.drain(..).filter_map(|e| match e {
+            Event::Listed { next, conns } => Some((next, conns.len())),
+            _ => None,
+        });
+        let (next, n) = answers.next().expect("an answer");
+        assert!(next.is_none_or(|next| next - at <= u64::from(SCAN_PER_COMMAND)));
+        seen += n;
+        cursor = next;
+    }
+    assert_eq!(seen, 5000);
+    assert!(turns >= 5000 / 32, "{turns} turns for 5000 connections");
+}

@@ -1,0 +1,203 @@
+//! Whether two observations of one packet say the same.
+//!
+//! Frames must be equal byte for byte, but for what a router may choose: fragments of one datagram are compared put
+//! together, and errors that the router itself makes by what they say and about what.
+
+use crate::frame::{ETH, Ip};
+use crate::observe::{ConnState, Exit, Observation};
+
+/// Seconds by which timeouts may differ: the kernel counts whole seconds of its own clock.
+pub const TIMEOUT_TOLERANCE: u32 = 2;
+
+/// What differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Class or direction.
+    Class,
+    /// What left.
+    Out,
+    /// Whether there is a connection, or its tuples.
+    Conn,
+    /// Its state, its flags.
+    State,
+    /// Its timeout.
+    Timeout,
+    /// Its counters.
+    Counters,
+    /// Its mark.
+    Mark,
+}
+
+impl Kind {
+    /// The kind of that name, in lower case.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Class, Self::Out, Self::Conn, Self::State, Self::Timeout, Self::Counters, Self::Mark];
+        all.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(name))
+    }
+}
+
+/// One thing that two observations do not agree on.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// What.
+    pub kind: Kind,
+    /// Reference, then subject.
+    pub text: String,
+}
+
+/// All that `subject` has otherwise than `reference`.
+pub fn differences(reference: &Observation, subject: &Observation) -> Vec<Difference> {
+    let mut all = Vec::new();
+    let mut add = |kind, a: String, b: String| {
+        if a != b {
+            all.push(Difference { kind, text: format!("{a} / {b}") });
+        }
+    };
+    add(Kind::Class, reference.class_text(), subject.class_text());
+    let (a, b) = (departures(&reference.out), departures(&subject.out));
+    if a != b {
+        add(Kind::Out, texts(&a), texts(&b));
+    }
+    match (&reference.conn, &subject.conn) {
+        (Some(a), Some(b)) => {
+            add(Kind::Conn, tuples(a), tuples(b));
+            let flags = |c: &ConnState| format!("{} replied={} assured={}", c.state, c.replied, c.assured);
+            add(Kind::State, flags(a), flags(b));
+            if a.timeout.abs_diff(b.timeout) > TIMEOUT_TOLERANCE {
+                add(Kind::Timeout, format!("{} s", a.timeout), format!("{} s", b.timeout));
+            }
+            let counters = |c: &ConnState| format!("packets {:?} bytes {:?}", c.packets, c.bytes);
+            add(Kind::Counters, counters(a), counters(b));
+            add(Kind::Mark, a.mark.to_string(), b.mark.to_string());
+        }
+        (a, b) => {
+            let text = |c: &Option<ConnState>| c.as_ref().map_or("no connection".into(), ConnState::to_string);
+            add(Kind::Conn, text(a), text(b));
+        }
+    }
+    all
+}
+
+fn tuples(c: &ConnState) -> String {
+    format!("{} | {}", c.original, c.reply)
+}
+
+/// Something that left, as it is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Departure {
+    /// A frame or packet, all of it.
+    Whole(Exit, Vec<u8>),
+    /// A datagram that left in fragments: its header without length and fragment fields, its payload, and whether the
+    /// payload is whole.
+    Datagram { exit: Exit, link: Vec<u8>, header: Vec<u8>, payload: Vec<u8> },
+    /// An error that the router made: its addresses, type, code and word, and what it quotes as far as both must.
+    Error { exit: Exit, link: Vec<u8>, addresses: String, head: Vec<u8>, quote: Vec<u8> },
+}
+
+/// Quoted bytes that are compared: a router quotes at least the header and eight bytes.
+const QUOTE: usize = 28;
+
+fn departures(out: &[(Exit, Vec<u8>)]) -> Vec<Departure> {
+    let mut all: Vec<Departure> = Vec::new();
+    for (exit, bytes) in out {
+        let (link, ip) = match exit {
+            Exit::Link(_) => bytes.split_at(ETH.min(bytes.len())),
+            Exit::Local => (&[][..], bytes.as_slice()),
+        };
+        let Some(p) = Ip::read(ip) else {
+            all.push(Departure::Whole(*exit, bytes.clone()));
+            continue;
+        };
+        if let Some(f) = p.fragment {
+            let header = plain_header(&p);
+            let part = p.payload();
+            let found = all.iter_mut().find_map(|d| match d {
+                Departure::Datagram { exit: e, header: h, payload, .. } if e == exit && *h == header => Some(payload),
+                _ => None,
+            });
+            let payload = match found {
+                Some(payload) => payload,
+                None => {
+                    all.push(Departure::Datagram { exit: *exit, link: link.to_vec(), header, payload: Vec::new() });
+                    match all.last_mut() {
+                        Some(Departure::Datagram { payload, .. }) => payload,
+                        _ => continue,
+                    }
+                }
+            };
+            if payload.len() < f.offset + part.len() {
+                payload.resize(f.offset + part.len(), 0);
+            }
+            payload[f.offset..f.offset + part.len()].copy_from_slice(part);
+        } else if p.is_icmp_error() && is_routers(&p) {
+            let b = p.payload();
+            let quote = p.quote_at().map_or(&[][..], |at| &ip[at..]);
+            all.push(Departure::Error {
+                exit: *exit,
+                link: link.to_vec(),
+                addresses: format!("{} > {}", p.src, p.dst),
+                head: [b.get(..2).unwrap_or(&[]), b.get(4..8).unwrap_or(&[])].concat(),
+                quote: quote[..quote.len().min(if p.src.is_ipv4() { QUOTE } else { QUOTE + 20 })].to_vec(),
+            });
+        } else {
+            all.push(Departure::Whole(*exit, bytes.clone()));
+        }
+    }
+    all.sort_by_key(|d| match d {
+        Departure::Whole(e, _) | Departure::Datagram { exit: e, .. } | Departure::Error { exit: e, .. } => *e,
+    });
+    all
+}
+
+/// Whether an address of the router is the source.
+fn is_routers(p: &Ip<'_>) -> bool {
+    let own = crate::policy::ADDRESSES.iter().flatten().filter_map(|a| a.split('/').next()?.parse().ok());
+    own.into_iter().any(|a: std::net::IpAddr| a == p.src)
+}
+
+/// A fragment's network header without what differs between fragments of one datagram.
+fn plain_header(p: &Ip<'_>) -> Vec<u8> {
+    let mut h = p.bytes[..p.l4.min(p.bytes.len())].to_vec();
+    if p.src.is_ipv4() && h.len() >= 20 {
+        h[2..4].fill(0);
+        h[6..8].fill(0);
+        h[10..12].fill(0);
+    } else if h.len() >= 40 {
+        h[4..6].fill(0);
+        if p.l4 >= 48 {
+            let at = p.l4 - 8;
+            // Linux gives what it cuts again a new identification.
+            h[at + 1..at + 8].fill(0);
+        }
+    }
+    h
+}
+
+fn texts(all: &[Departure]) -> String {
+    if all.is_empty() {
+        return "nothing left".into();
+    }
+    let text = |d: &Departure| match d {
+        Departure::Whole(exit, b) => {
+            let at = if *exit == Exit::Local { 0 } else { ETH };
+            let ip = b.get(at..).unwrap_or(&[]);
+            format!("{} {} {}", exit.name(), crate::frame::describe(ip), hex(b))
+        }
+        Departure::Datagram { exit, payload, header, .. } => {
+            format!("{} a datagram of {} bytes in fragments {}", exit.name(), payload.len(), hex(header))
+        }
+        Departure::Error { exit, addresses, head, quote, .. } => {
+            format!("{} an error {addresses} {} about {}", exit.name(), hex(head), crate::frame::describe(quote))
+        }
+    };
+    all.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// Bytes as hexadecimal digits, of long ones the beginning.
+pub fn hex(b: &[u8]) -> String {
+    let mut s: String = b.iter().take(100).map(|b| format!("{b:02x}")).collect();
+    if b.len() > 100 {
+        s.push('…');
+    }
+    s
+}

@@ -1,0 +1,221 @@
+//! Ports that two systems chose differently for the same flow: frames are sent to each system with its own port, and what
+//! it says is read with the reference's.
+//!
+//! A port belongs to a reply tuple, since one external port serves many destinations. *Life-cycle*: learnt when both
+//! systems show a connection with the same original tuple. *Limits*: as many entries as flows whose ports differ.
+
+use std::collections::HashMap;
+
+use dataplane::api::Tuple;
+
+use crate::frame::{ETH, Ip, be16, proto};
+use crate::observe::{ConnState, Observation};
+
+/// A bijection between the reference's reply tuples and the subject's.
+#[derive(Debug, Default)]
+pub struct PortMap {
+    to_subject: HashMap<Tuple, Tuple>,
+    to_reference: HashMap<Tuple, Tuple>,
+}
+
+/// Linux chooses ports among those below 512, those below 1024, and the rest.
+const fn class(port: u16) -> u8 {
+    match port {
+        0..512 => 0,
+        512..1024 => 1,
+        _ => 2,
+    }
+}
+
+/// The field that source translation of the original direction chooses, seen in the reply tuple.
+const fn chosen(t: &Tuple) -> u16 {
+    if t.is_icmp() { t.sport } else { t.dport }
+}
+
+const fn with_chosen(mut t: Tuple, port: u16) -> Tuple {
+    if t.is_icmp() {
+        t.sport = port;
+    } else {
+        t.dport = port;
+    }
+    t
+}
+
+impl PortMap {
+    /// Learns from two views of one connection. A port of another class than the reference's is not accepted, and shows
+    /// up as a difference.
+    pub fn learn(&mut self, reference: &ConnState, subject: &ConnState) {
+        let (r, s) = (reference.reply, subject.reply);
+        if reference.original != subject.original || with_chosen(r, chosen(&s)) != s {
+            return;
+        }
+        if let Some(old) = self.to_subject.remove(&r) {
+            self.to_reference.remove(&old);
+        }
+        let kept = chosen(&r) == chosen(&reference.original.inverse());
+        if r != s && (r.is_icmp() || class(chosen(&r)) == class(chosen(&s)) || !kept) {
+            self.to_subject.insert(r, s);
+            self.to_reference.insert(s, r);
+        }
+    }
+
+    /// The tuple of a reply, or of what a reply answers, with the port that the map gives it.
+    fn mapped(map: &HashMap<Tuple, Tuple>, t: &Tuple) -> Option<Tuple> {
+        map.get(t).copied().or_else(|| map.get(&t.inverse()).map(Tuple::inverse))
+    }
+
+    /// The subject's tuple for one of the reference's.
+    pub fn tuple(&self, t: &Tuple) -> Tuple {
+        Self::mapped(&self.to_subject, t).unwrap_or(*t)
+    }
+
+    /// `frame` as it is sent to the subject.
+    pub fn outward(&self, frame: &[u8]) -> Vec<u8> {
+        Self::rewrite(&self.to_subject, frame, ETH)
+    }
+
+    /// What the subject showed, with the reference's ports.
+    pub fn inward(&self, mut seen: Observation) -> Observation {
+        if self.to_reference.is_empty() {
+            return seen;
+        }
+        for (exit, bytes) in &mut seen.out {
+            let l2 = if matches!(exit, crate::observe::Exit::Local) { 0 } else { ETH };
+            *bytes = Self::rewrite(&self.to_reference, bytes, l2);
+        }
+        if let Some(c) = &mut seen.conn
+            && let Some(t) = self.to_reference.get(&c.reply)
+        {
+            c.reply = *t;
+        }
+        seen
+    }
+
+    fn rewrite(map: &HashMap<Tuple, Tuple>, bytes: &[u8], l2: usize) -> Vec<u8> {
+        let mut b = bytes.to_vec();
+        if map.is_empty() {
+            return b;
+        }
+        let Some(p) = bytes.get(l2..).and_then(Ip::read) else { return b };
+        let l4 = l2 + p.l4;
+        let (at, inner) = match p.quote_at() {
+            Some(quote) => match p.quoted() {
+                Some(q) => (l2 + quote + q.l4, q),
+                None => return b,
+            },
+            None => (l4, p),
+        };
+        let Some((old, new)) = inner.tuple().and_then(|t| Some((t, Self::mapped(map, &t)?))) else { return b };
+        let mut delta = 0;
+        if inner.is_icmp() {
+            delta += put(&mut b, at + 4, new.sport);
+        } else {
+            if old.sport != new.sport {
+                delta += put(&mut b, at, new.sport);
+            }
+            if old.dport != new.dport {
+                delta += put(&mut b, at + 2, new.dport);
+            }
+        }
+        let unfragmented = p.fragment.is_none();
+        delta = fix(&mut b, at, inner.proto, delta, unfragmented);
+        if p.quote_at().is_some() {
+            fix(&mut b, l4, p.proto, delta, true);
+        }
+        b
+    }
+}
+
+/// Writes a field; the change that this makes to a one's complement sum.
+fn put(b: &mut [u8], at: usize, value: u16) -> u64 {
+    let Some(old) = be16(b, at) else { return 0 };
+    b[at..at + 2].copy_from_slice(&value.to_be_bytes());
+    u64::from(!old) + u64::from(value)
+}
+
+/// Mends the checksum of the transport header at `l4` after a change of `delta`; the change so far, this one included.
+fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64, whole: bool) -> u64 {
+    if p == proto::SCTP {
+        if whole && let Some(field) = b.get_mut(l4 + 8..l4 + 12) {
+            field.fill(0);
+            let crc = crate::packet::crc32c(&b[l4..]);
+            b[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
+        }
+        return delta;
+    }
+    let Some(at) = Ip::checksum_at(p).map(|at| l4 + at) else { return delta };
+    let Some(old) = be16(b, at) else { return delta };
+    if p == proto::UDP && old == 0 {
+        return delta;
+    }
+    let mut acc = u64::from(!old) + delta;
+    while acc >> 16 != 0 {
+        acc = (acc & 0xffff) + (acc >> 16);
+    }
+    let new = !u16::try_from(acc).unwrap_or(0);
+    delta + put(b, at, if p == proto::UDP && new == 0 { 0xffff } else { new })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Side, to_router, tuple};
+    use crate::packet::{Packet, Tcp, icmp, transport_sum};
+
+    fn conn(port: u16) -> ConnState {
+        let a = |s: &str| s.parse().expect("address");
+        let original = tuple(a("10.0.0.2"), a("198.51.100.10"), 6, 4000, 80);
+        let reply = tuple(a("198.51.100.10"), a("198.51.100.1"), 6, 80, port);
+        ConnState {
+            original,
+            reply,
+            state: String::new(),
+            replied: false,
+            assured: false,
+            timeout: 0,
+            packets: [0; 2],
+            bytes: [0; 2],
+            mark: 0,
+        }
+    }
+
+    fn reply(port: u16) -> Packet {
+        let tcp = Tcp { sport: 80, dport: port, ..Tcp::default() };
+        let t = conn(port).reply;
+        Packet::new(t.src, t.dst, 6, tcp.bytes(b"data"))
+    }
+
+    #[test]
+    fn replies_and_errors_about_requests_go_to_the_subjects_port_and_come_back() {
+        let mut map = PortMap::default();
+        map.learn(&conn(4000), &conn(5001));
+        let sent = to_router(Side::Wan, &reply(4000).ip());
+        let mapped = map.outward(&sent);
+        assert_eq!(mapped, to_router(Side::Wan, &reply(5001).ip()));
+        let request = |port| {
+            let t = conn(port).reply.inverse();
+            Packet::new(t.src, t.dst, 6, Tcp { sport: port, dport: 80, ..Tcp::default() }.bytes(b""))
+        };
+        let error = |port| {
+            let t = conn(port).reply;
+            Packet::new(t.src, t.dst, 1, icmp(3, 1, [0; 4], &request(port).ip())).ip()
+        };
+        let mapped = map.outward(&to_router(Side::Wan, &error(4000)));
+        assert_eq!(mapped, to_router(Side::Wan, &error(5001)));
+        let p = Ip::of_frame(&mapped).expect("a packet");
+        assert_eq!(transport_sum(p.src, p.dst, p.proto, p.payload()), 0xffff);
+        let out = vec![(crate::observe::Exit::Link(Side::Wan), to_router(Side::Wan, &request(5001).ip()))];
+        let seen = map.inward(Observation { out, conn: Some(conn(5001)), ..Observation::default() });
+        assert_eq!(seen.out[0].1, to_router(Side::Wan, &request(4000).ip()));
+        assert_eq!(seen.conn, Some(conn(4000)));
+    }
+
+    #[test]
+    fn a_kept_port_is_not_swapped_for_one_of_another_class() {
+        let (mut kernel, mut map) = (conn(300), PortMap::default());
+        kernel.original.sport = 300;
+        let subject = ConnState { original: kernel.original, ..conn(5001) };
+        map.learn(&kernel, &subject);
+        assert!(map.to_subject.is_empty());
+    }
+}
