@@ -217,6 +217,7 @@ fn a_connection_is_made_on_the_worker_where_it_belongs() {
             assert_eq!(spec.reply.dst.to_string(), "198.51.100.2");
             assert_eq!((spec.state, spec.timeout_s, spec.mark), (Some("ESTABLISHED"), 600, 5));
             assert!(spec.assured && spec.replied && spec.age_s <= 60);
+            assert!(!spec.judge, "the operator's word stands");
         }
     }
     assert_eq!(made, 20);
@@ -450,6 +451,7 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     assert_eq!((a.packets, a.bytes, a.replied, a.assured), (ftp.packets, ftp.bytes, true, true));
     assert_eq!(a.interface, 0, "replies leave by lan, so its first packet came in there");
     assert!((1000..1060).contains(&b.age_s), "it goes on from its start");
+    assert!(back.iter().all(|s| s.judge), "another policy may have made them");
     assert_eq!(back.len(), conns.len());
     let again = lab.ctl(&["conntrack", "restore", &path]).expect("restore");
     let expect =
