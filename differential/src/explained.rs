@@ -1,9 +1,9 @@
 //! Differences that are meant: docs/LINUX.md says why, a scenario shows each.
 
 use crate::compare::{Difference, Kind};
-use crate::frame::{Ip, Side, be16, proto};
+use crate::frame::{ETH, Ip, Side, be16, proto};
 use crate::observe::{Class, Exit, Observation};
-use crate::packet::{pseudo, sum};
+use crate::packet::{pseudo, sum, transport_sum};
 use crate::policy::Policy;
 
 /// A packet and what both systems made of it.
@@ -33,6 +33,10 @@ impl Context<'_> {
         self.ip().is_some_and(|p| p.src.is_ipv4())
     }
 
+    fn is_fragment(&self) -> bool {
+        self.ip().is_some_and(|p| p.fragment.is_some())
+    }
+
     fn is(&self, proto: u8) -> bool {
         self.ip().is_some_and(|p| p.proto == proto)
     }
@@ -46,7 +50,7 @@ impl Context<'_> {
     pub fn quote(&self) -> Option<&[u8]> {
         let p = self.ip()?;
         let kind = *self.l4.first()?;
-        let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 11 | 12) } else { kind < 128 };
+        let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 };
         self.l4.get(8..).filter(|_| p.is_icmp() && error)
     }
 }
@@ -78,10 +82,13 @@ pub const EXPLAINED: &[Explained] = &[
     },
     Explained {
         // Scenario mtu.
-        name: "packet too big about a fragment",
+        name: "error of the router about a datagram in fragments",
         is: |c, d| {
-            let fragment = c.ip().is_some_and(|p| p.fragment.is_some() && !p.src.is_ipv4());
-            d.kind == Kind::Out && fragment && c.subject.reason == Some("mtu_exceeded") && c.subject.out.len() == 1
+            let one = c.reference.out.len() == 1 && c.subject.out.len() == 1;
+            d.kind == Kind::Out
+                && one
+                && c.is_fragment()
+                && matches!(c.subject.reason, Some("mtu_exceeded" | "ttl_expired"))
         },
     },
     Explained {
@@ -103,6 +110,29 @@ pub const EXPLAINED: &[Explained] = &[
         is: |c, d| d.kind == Kind::Out && c.is(proto::DCCP) && !c.policy.nat.is_empty() && same_but_checksum(c),
     },
     Explained {
+        // Scenario checksum_off_nat.
+        name: "wrong SCTP checksum that stays wrong",
+        is: |c, d| d.kind == Kind::Out && c.is(proto::SCTP) && !c.policy.checksum && same_but_checksum(c),
+    },
+    Explained {
+        // Scenario checksum_off_nat.
+        name: "translated error with a wrong checksum",
+        is: |c, d| {
+            let wrong = |p: Ip<'_>| transport_sum(p.src, p.dst, p.proto, c.l4) != 0xffff;
+            let dropped = d.kind == Kind::Out && c.reference.out.is_empty() && !c.policy.nat.is_empty();
+            dropped && !c.policy.checksum && c.quote().is_some() && c.ip().is_some_and(wrong)
+        },
+    },
+    Explained {
+        // Scenario gre_short.
+        name: "translated GRE of less than 8 bytes or of an unknown version",
+        is: |c, d| {
+            let dropped = c.reference.out.is_empty() && matches!(d.kind, Kind::Out | Kind::Conn);
+            let odd = c.l4.len() < 8 || c.l4[1] & 7 > 1;
+            dropped && c.is(proto::GRE) && odd && !c.policy.nat.is_empty()
+        },
+    },
+    Explained {
         // Scenario icmp_error_short.
         name: "error that quotes less than 8 bytes of a translated packet's transport header",
         is: |c, d| {
@@ -120,11 +150,29 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
+        // Scenario icmp_error_short.
+        name: "transport checksum that an error quotes",
+        is: |c, d| d.kind == Kind::Out && !c.policy.nat.is_empty() && same_but_quoted_checksum(c),
+    },
+    Explained {
+        // Scenario fragments6.
+        name: "IPv6 datagram that needs no fragments any more",
+        is: |c, d| d.kind == Kind::Out && same_but_whole(c),
+    },
+    Explained {
         // Scenario icmp_error_quote.
-        name: "error in fragments of which the first does not hold what is quoted",
-        is: |c, _| {
-            let fragment = c.ip().is_some_and(|p| p.fragment.is_some());
-            fragment && c.quote().is_some() && c.subject.class == Some(Class::Invalid)
+        name: "error in fragments of which the first does not hold all that is quoted",
+        is: |c, d| {
+            let invalid = c.subject.class == Some(Class::Invalid);
+            c.is_fragment() && c.quote().is_some() && (invalid || d.kind == Kind::Out)
+        },
+    },
+    Explained {
+        // Scenario local.
+        name: "discovery between the router and a link",
+        is: |c, d| {
+            let discovery = c.ip().is_some_and(|p| p.is_icmp()) && c.subject.class == Some(Class::Untracked);
+            d.kind == Kind::Out && discovery && matches!(c.subject.out.as_slice(), [(Exit::Local, _)])
         },
     },
     Explained {
@@ -179,9 +227,52 @@ fn same_but_checksum(c: &Context<'_>) -> bool {
     let without = |frame: &[u8]| {
         let mut frame = frame.to_vec();
         let p = Ip::of_frame(&frame)?;
-        let at = crate::frame::ETH + p.l4 + Ip::checksum_at(p.proto)?;
-        frame.get_mut(at..at + 2)?.fill(0);
+        let field =
+            if p.proto == proto::SCTP { 8..12 } else { Ip::checksum_at(p.proto)?..Ip::checksum_at(p.proto)? + 2 };
+        let l4 = ETH + p.l4;
+        frame.get_mut(l4 + field.start..l4 + field.end)?.fill(0);
         Some(frame)
     };
     exit == other && without(a).is_some_and(|a| Some(a) == without(b))
+}
+
+/// Whether both sent one error and these differ in the transport checksum that they quote, where that is of a header cut
+/// short or of DCCP, and in what follows from it; ours must be right.
+fn same_but_quoted_checksum(c: &Context<'_>) -> bool {
+    let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
+    let without = |frame: &[u8]| {
+        let p = Ip::of_frame(frame)?;
+        let q = p.quoted()?;
+        let (l4, inner) = (ETH + p.l4, ETH + p.quote_at()? + q.l4);
+        let length = q.payload().len();
+        let field = match q.proto {
+            proto::TCP if length < 20 => 16..18,
+            proto::SCTP => 8..12,
+            proto::DCCP => 6..8,
+            _ => return None,
+        };
+        let sealed = transport_sum(p.src, p.dst, p.proto, p.payload()) == 0xffff;
+        let mut rest = frame.to_vec();
+        rest[l4 + 2..l4 + 4].fill(0);
+        rest.get_mut(inner + field.start..(inner + field.end).min(frame.len()))?.fill(0);
+        Some((rest, sealed))
+    };
+    let (Some((a, _)), Some((b, sealed))) = (without(a), without(b)) else { return false };
+    exit == other && a == b && sealed
+}
+
+/// Whether Linux sent one IPv6 packet whole of which Sluice sent the fragments.
+fn same_but_whole(c: &Context<'_>) -> bool {
+    let [(exit, whole)] = c.reference.out.as_slice() else { return false };
+    let Some(p) = Ip::of_frame(whole).filter(|p| p.fragment.is_none() && !p.src.is_ipv4()) else { return false };
+    let mut payload = Vec::new();
+    for (other, frame) in &c.subject.out {
+        let Some((q, f)) = Ip::of_frame(frame).and_then(|q| Some((q, q.fragment?))) else { return false };
+        if other != exit || (q.src, q.dst, q.bytes[7]) != (p.src, p.dst, p.bytes[7]) {
+            return false;
+        }
+        payload.resize(payload.len().max(f.offset + q.payload().len()), 0);
+        payload[f.offset..f.offset + q.payload().len()].copy_from_slice(q.payload());
+    }
+    payload == p.bytes[40..]
 }

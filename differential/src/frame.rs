@@ -131,6 +131,16 @@ impl<'a> Ip<'a> {
 
     /// Reads a packet, which may be cut short.
     pub fn read(b: &'a [u8]) -> Option<Self> {
+        let len = match b.first()? >> 4 {
+            4 => usize::from(be16(b, 2)?),
+            _ => 40 + usize::from(be16(b, 4)?),
+        };
+        let header = 40.min(b.len());
+        Self::read_quote(b.get(..len.max(header)).unwrap_or(b))
+    }
+
+    /// Reads a packet that is quoted, whatever its length field says.
+    fn read_quote(b: &'a [u8]) -> Option<Self> {
         match b.first()? >> 4 {
             4 => Self::v4(b),
             6 => Self::v6(b),
@@ -149,17 +159,14 @@ impl<'a> Ip<'a> {
             offset: usize::from(field & 0x1fff) * 8,
             more: field & 0x2000 != 0,
         });
-        let len = usize::from(be16(b, 2)?).min(b.len());
         let address = |at| be32(b, at).map(|a| IpAddr::V4(Ipv4Addr::from_bits(a)));
-        Some(Self { bytes: &b[..len], src: address(12)?, dst: address(16)?, proto: b[9], l4, fragment })
+        Some(Self { bytes: b, src: address(12)?, dst: address(16)?, proto: b[9], l4, fragment })
     }
 
     fn v6(b: &'a [u8]) -> Option<Self> {
         if b.len() < 40 {
             return None;
         }
-        let len = (40 + usize::from(be16(b, 4)?)).min(b.len());
-        let b = &b[..len];
         let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(b.get(at..at + 16)?).ok()?)));
         let (mut proto, mut l4, mut fragment) = (b[6], 40, None);
         for _ in 0..8 {
@@ -233,7 +240,7 @@ impl<'a> Ip<'a> {
 
     /// The packet that an ICMP error quotes.
     pub fn quoted(&self) -> Option<Ip<'a>> {
-        Ip::read(&self.bytes[self.quote_at()?..])
+        Ip::read_quote(&self.bytes[self.quote_at()?..])
     }
 
     /// The tuple of the connection that this packet is of or about: an ICMP error's is the quoted one.

@@ -230,7 +230,8 @@ impl Generator {
             let keep = dice.below(shot.packet.l4.len().max(1));
             shot.packet.l4.truncate(keep);
         }
-        let long = shot.packet.l4.len() > 16;
+        // SCTP's checksum is of the whole datagram: a fragment cannot be given another port.
+        let long = shot.packet.l4.len() > 16 && (shot.packet.proto != proto::SCTP || self.places.is_plain());
         let frames = if long && dice.permille(15) {
             self.fragment_id += 1;
             let id = self.fragment_id;
