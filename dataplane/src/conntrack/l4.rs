@@ -56,7 +56,7 @@ pub struct Context<'a> {
 pub enum Step {
     /// It belongs to the connection.
     Pass {
-        /// The idle timeout from now on; `None` leaves the deadline as it is.
+        /// The idle timeout from now on; `None` leaves the deadline as it is, and the packet is not counted.
         timeout: Option<Nanos>,
         /// The connection is assured from now on.
         assured: bool,

@@ -251,7 +251,9 @@ impl Conntrack {
             Step::Invalid(reason) => return Tracked::Invalid(reason),
             Step::Reopen => return Tracked::Reopen { old: id },
         };
-        conn.account(direction, p.ip_len);
+        if timeout.is_some() {
+            conn.account(direction, p.ip_len);
+        }
         let first_reply = direction == Direction::Reply && conn.flags.set(Flags::REPLIED);
         let became_assured = assured && conn.flags.set(Flags::ASSURED);
         if timeout.is_some_and(|t| conn.set_deadline(now + t)) {
