@@ -1,4 +1,4 @@
-//! Stories of packets without a connection: INVALID ones, untracked ones.
+//! Stories of packets without a connection: INVALID ones and their reports, untracked ones.
 //!
 //! ```text
 //!   10.0.0.2 ───┐                                                  ┌─ 203.0.113.5
@@ -10,8 +10,10 @@ mod common;
 use common::lab::*;
 use common::pkt::*;
 use dataplane::api::DropReason;
+use dataplane::api::command::Event;
 use dataplane::api::policy::*;
-use dataplane::conntrack::tuple::proto;
+use dataplane::conntrack::tuple::{Tuple, proto};
+use dataplane::time::Nanos;
 
 const HOST: &str = "10.0.0.2";
 const SERVER: &str = "203.0.113.5";
@@ -24,6 +26,22 @@ const UNTRACKED: &[&str] = &["class untracked original +1"];
 
 // ---- INVALID --------------------------------------------------------------------------------------------------------
 
+fn logging(log_invalid: LogInvalid) -> PolicySpec {
+    PolicySpec { conntrack: ConntrackSpec { log_invalid, ..ConntrackSpec::default() }, ..usual() }
+}
+
+/// The reports of INVALID packets so far.
+fn reports(lab: &mut Lab) -> Vec<(DropReason, u16, Tuple)> {
+    lab.run();
+    lab.events
+        .drain(..)
+        .filter_map(|e| match e {
+            Event::InvalidLog { reason, interface, tuple } => Some((reason, interface, tuple)),
+            _ => None,
+        })
+        .collect()
+}
+
 /// One INVALID packet each of UDP, TCP, SCTP, ICMP and IPv6 without a transport.
 fn broken() -> Vec<Pkt> {
     vec![
@@ -33,6 +51,61 @@ fn broken() -> Vec<Pkt> {
         pong(HOST, SERVER, 7, 1),
         other(HOST6, SERVER6, 59, b""),
     ]
+}
+
+#[test]
+fn invalid_packets_of_the_chosen_protocols_are_reported_with_their_reason() {
+    let some = LogInvalid::Protocols(vec![proto::UDP, proto::ICMP]);
+    for (log, expected) in [(LogInvalid::None, vec![]), (LogInvalid::All, vec![0, 1, 2, 3, 4]), (some, vec![0, 3])] {
+        everywhere(logging(log), |lab| {
+            for p in broken() {
+                assert!(lab.send(LAN, &p).is_empty());
+            }
+            let mut seen = reports(lab);
+            let mut all = [
+                (DropReason::InvalidChecksum, 0, tuple(HOST, 4000, SERVER, 53, proto::UDP)),
+                (DropReason::InvalidFlags, 0, tuple(HOST, 4000, SERVER, 80, proto::TCP)),
+                (DropReason::InvalidSctpChunks, 0, tuple(HOST, 4000, SERVER, 80, proto::SCTP)),
+                (DropReason::InvalidNoRequest, 0, tuple(HOST, 7, SERVER, 0, proto::ICMP)),
+                (DropReason::InvalidNoNextHeader, 0, tuple(HOST6, 0, SERVER6, 0, 59)),
+            ]
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| expected.contains(n))
+            .map(|(_, r)| r)
+            .collect::<Vec<_>>();
+            all.sort_by_key(|r| r.0);
+            seen.sort_by_key(|r| r.0);
+            assert_eq!(seen, all);
+        });
+    }
+}
+
+#[test]
+fn a_packet_is_reported_whatever_the_policy_makes_of_it() {
+    let mut spec = logging(LogInvalid::All);
+    spec.rules.insert(0, rule("invalid-out", state(&[dataplane::packet::CtState::Invalid]), Action::Accept));
+    everywhere(spec, |lab| {
+        lab.passes(LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[]), WAN);
+        lab.passes(WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], b"nothing"), LAN);
+        let reasons: Vec<_> = reports(lab).into_iter().map(|(reason, interface, _)| (reason, interface)).collect();
+        assert_eq!(reasons, [(DropReason::InvalidSctpChunks, 0), (DropReason::InvalidQuote, 1)]);
+    });
+}
+
+#[test]
+fn reports_of_invalid_packets_are_rate_limited() {
+    let mut lab = Lab::new(logging(LogInvalid::All));
+    for round in 0..3 {
+        for _ in 0..1000 {
+            lab.arrive(LAN, &addressed(LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[])).frame());
+        }
+        lab.run();
+        let n = reports(&mut lab).len();
+        assert!((50..=100).contains(&n), "{n} reports in round {round}");
+        assert_eq!(lab.drop_count(DropReason::InvalidSctpChunks), 1000 * (round + 1), "all are counted");
+        lab.wait(Nanos::from_secs(1));
+    }
 }
 
 #[test]

@@ -184,6 +184,7 @@ pub struct Path {
     refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
     random: Random,
     log_limit: RateLimit,
+    invalid_limit: RateLimit,
     /// Changes with policy and routes; what was cached under an older one is found out again.
     epoch: u32,
     /// Changes with the policy alone.
@@ -234,6 +235,7 @@ impl Path {
             refusals: ArrayVec::new(),
             random: Random::new(a ^ d.rotate_left(17)),
             log_limit: RateLimit::new(now),
+            invalid_limit: RateLimit::new(now),
             epoch: 1,
             policy_epoch: 1,
         }
@@ -539,10 +541,14 @@ impl Path {
         self.uncached(p, &seen, rewrite, from, None, now)
     }
 
-    /// An INVALID packet: counted, and left to the policy.
+    /// An INVALID packet: counted, reported where that is wanted, and left to the policy.
     fn invalid(&mut self, p: &mut Packet, from: ZoneId, reason: DropReason, now: Nanos) -> Outcome {
         p.state = CtState::Invalid;
         self.stats.classify(p.state, p.direction);
+        let reported = self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
+        if reported && !self.reports.is_full() && self.invalid_limit.allow(now) {
+            self.reports.push(Event::InvalidLog { reason, interface: p.in_port.interface(), tuple: p.tuple });
+        }
         self.stateless(p, from, Some(reason), now)
     }
 
