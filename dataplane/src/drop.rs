@@ -61,9 +61,18 @@ drop_reasons! {
     InvalidChecksum "invalid_checksum" "INVALID: the transport checksum is wrong.";
     InvalidFlags "invalid_flags" "INVALID: no TCP sends this set of flags.";
     InvalidTcpState "invalid_tcp_state" "INVALID: the segment neither fits its connection's state nor can start one.";
+    InvalidWindow "invalid_window" "INVALID: a TCP sequence or acknowledgement number is outside the windows.";
+    InvalidRst "invalid_rst" "INVALID: the reset's sequence number is lower than what its receiver has acknowledged.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";
+    // Helpers
+    ExpectFull "expect_full" "The table of expectations is full, so a packet that announces a connection cannot pass.";
+    ExpectClash "expect_clash" "What a packet announces is expected for another connection already.";
+    HelperFull "helper_full" "There is no room for what the helper of another connection must remember.";
+    HelperOrder "helper_order" "Text before it is missing that may have to be rewritten; both are sent again.";
+    HelperEdits "helper_edits" "More text of a control connection would have to be rewritten than is remembered.";
+    HelperFragments "helper_fragments" "A segment whose text may have to be rewritten came in fragments.";
     ConntrackFull "conntrack_full" "The connection table is full, and nothing in it could make room.";
     LimitSource "limit_source" "The source network has as many connections as `conntrack.limits` allows it.";
     LimitZone "limit_zone" "The zone has as many connections as `conntrack.limits` allows it.";

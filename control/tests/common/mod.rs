@@ -198,7 +198,9 @@ fn view_of(spec: &ConnSpec) -> ConnView {
         age_s: spec.age_s,
         packets: spec.packets,
         bytes: spec.bytes,
-        egress: [None, Some(spec.interface)],
+        interface: spec.interface,
+        local: spec.local,
+        egress: [None, None],
     }
 }
 
@@ -226,6 +228,8 @@ pub fn tcp_conn(sport: u16) -> ConnView {
         age_s: 1,
         packets: [10, 8],
         bytes: [1000, 8000],
+        interface: 0,
+        local: false,
         egress: [Some(1), Some(0)],
     }
 }

@@ -1,4 +1,4 @@
-//! The only code that changes addresses, ports and checksums of a packet.
+//! The only code that changes addresses and ports of a packet, and the checksums with them.
 //!
 //! Checksums are updated by difference (RFC 1624), never recomputed: one that came in wrong goes out wrong.
 //! *Threads*: any; functions of bytes. *Sources*: RFC 3022 section 4; RFC 5508 REQ-4 and REQ-5 for errors;
@@ -82,7 +82,7 @@ pub fn decrement_ttl(b: &mut [u8], l3: usize) {
 }
 
 #[inline]
-fn put16(b: &mut [u8], at: usize, v: u16) {
+pub(super) fn put16(b: &mut [u8], at: usize, v: u16) {
     b[at..at + 2].copy_from_slice(&v.to_be_bytes());
 }
 

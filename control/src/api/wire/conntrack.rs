@@ -159,6 +159,13 @@ pub struct Conn {
     /// Of GRE, its two timeouts in seconds: before a reply and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gre_timeouts: Option<[u64; 2]>,
+    /// Interface that its first packet came in by; where it is not known, the policy is not asked about the connection
+    /// once it is put into a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Whether the gateway itself sent the first packet, out of that interface.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
     /// Which worker owns it.
     #[serde(default)]
     pub worker: usize,
@@ -202,6 +209,8 @@ impl Conn {
             timeout_policy: policy.map(|(name, _)| name.clone()),
             start: names.now.saturating_sub(v.age_s.into()),
             age: v.age_s,
+            interface: interface(v.interface),
+            local: v.local,
             gre_timeouts: (v.original.proto == GRE).then(|| [timeouts.gre.as_secs(), timeouts.gre_stream.as_secs()]),
             worker,
         }
@@ -219,12 +228,11 @@ impl Conn {
         Ok((original, reply, self.state.as_deref().map(state).transpose()?))
     }
 
-    /// What a worker makes it from; `judge`: the policy is asked about it at its next packet. Its first packet came in by
-    /// the interface that replies leave by, and where that is not known by the first one.
+    /// What a worker makes it from.
     ///
     /// # Errors
     /// One sentence, where it does not go together or a name is not known.
-    pub fn to_spec(&self, names: &Names<'_>, judge: bool) -> Result<ConnSpec, String> {
+    pub fn to_spec(&self, names: &Names<'_>) -> Result<ConnSpec, String> {
         let (original, reply, state) = self.check()?;
         let helper = match &self.helper {
             None => None,
@@ -242,7 +250,7 @@ impl Conn {
                 index.ok_or_else(|| format!("there is no timeout policy {name}"))?
             }
         };
-        let interface = match &self.reply.egress {
+        let interface = match &self.interface {
             None => 0,
             Some(name) => {
                 let index = names.interfaces.iter().position(|i| i.name == *name);
@@ -264,7 +272,8 @@ impl Conn {
             packets: [self.original.packets, self.reply.packets],
             bytes: [self.original.bytes, self.reply.bytes],
             interface,
-            judge,
+            local: self.local,
+            judge: self.interface.is_some(),
         })
     }
 }

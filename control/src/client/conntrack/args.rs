@@ -320,6 +320,8 @@ impl NewConn {
         }
         let (original, reply) = self.tuples.both()?;
         Ok(wire::Conn {
+            interface: None,
+            local: false,
             proto,
             state: self.state.map(str::to_owned),
             timeout: self.timeout,

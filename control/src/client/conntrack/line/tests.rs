@@ -29,6 +29,8 @@ fn conn(original: Tuple, state: Option<&'static str>) -> Conn {
         age_s: 7,
         packets: [3, 2],
         bytes: [180, 120],
+        interface: 0,
+        local: false,
         egress: [None, None],
     };
     let conntrack = ConntrackSpec::default();
