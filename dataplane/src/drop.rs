@@ -59,10 +59,15 @@ drop_reasons! {
     RawRule "raw_rule" "A raw rule dropped it.";
     InvalidLength "invalid_length" "INVALID: the transport header is cut short or its length field is wrong.";
     InvalidChecksum "invalid_checksum" "INVALID: the transport checksum is wrong.";
+    InvalidCoverage "invalid_coverage" "INVALID: UDP-Lite's checksum covers less than its header or more than there is.";
     InvalidFlags "invalid_flags" "INVALID: no TCP sends this set of flags.";
     InvalidTcpState "invalid_tcp_state" "INVALID: the segment neither fits its connection's state nor can start one.";
     InvalidWindow "invalid_window" "INVALID: a TCP sequence or acknowledgement number is outside the windows.";
     InvalidRst "invalid_rst" "INVALID: the reset's sequence number is lower than what its receiver has acknowledged.";
+    InvalidSctpChunks "invalid_sctp_chunks" "INVALID: an SCTP packet without chunks, with an empty one, or with some that cannot go together.";
+    InvalidSctpTag "invalid_sctp_tag" "INVALID: the SCTP verification tag is not the association's.";
+    InvalidSctpState "invalid_sctp_state" "INVALID: the SCTP chunk neither fits its connection's state nor can start one.";
+    InvalidGre "invalid_gre" "INVALID: GRE of version 1 that carries something else than PPP.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";

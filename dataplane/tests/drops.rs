@@ -172,6 +172,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         }
         R::InvalidLength => after(usual(), LAN, &other(HOST, SERVER, proto::TCP, &[0; 19])),
         R::InvalidChecksum => after(usual(), LAN, &question.broken_checksum()),
+        R::InvalidCoverage => after(usual(), LAN, &udplite(HOST, 4000, SERVER, 53, 7, b"question")),
         R::InvalidFlags => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN | FIN, 1, 0, b"")),
         R::InvalidTcpState => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, RST, 1, 0, b"")),
         R::InvalidWindow => {
@@ -185,6 +186,10 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             lab.send(LAN, &tcp(HOST, 1, SERVER, 2, RST, 100, 0, b""));
             lab
         }
+        R::InvalidSctpChunks => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[])),
+        R::InvalidSctpTag => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 7, &[init(1, 1)])),
+        R::InvalidSctpState => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[chunk(0, 3, &[0; 12])])),
+        R::InvalidGre => after(usual(), LAN, &other(HOST, SERVER, proto::GRE, &[0, 1, 8, 0, 0, 0, 0, 0])),
         R::InvalidIcmpType => after(usual(), LAN, &icmp(HOST, SERVER, 40, 0, [0; 4], b"")),
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),

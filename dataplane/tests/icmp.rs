@@ -16,7 +16,6 @@ use common::pkt::*;
 use dataplane::api::DropReason;
 use dataplane::api::command::Event;
 use dataplane::api::policy::*;
-use dataplane::conntrack::tuple::proto;
 use dataplane::time::Nanos;
 
 const HOST: &str = "10.0.0.2";
@@ -588,7 +587,7 @@ fn a_next_hop_that_goes_away_is_asked_for_again() {
 #[test]
 fn protocols_without_ports_are_answered_too() {
     everywhere(usual(), |lab| {
-        for p in [proto::SCTP, 47, 50] {
+        for p in [0xfd, 47, 50] {
             let error = lab.refuses_with_error(LAN, &other(HOST, SERVER, p, b"payload").ttl(1), DropReason::TtlExpired);
             assert_eq!(error.quoted().proto, p);
         }

@@ -203,7 +203,7 @@ pub struct Match {
     pub destination: Option<AddrMatch>,
     /// IP protocol numbers.
     pub proto: Vec<u8>,
-    /// Source ports; matches only TCP, UDP, UDP-Lite, SCTP and DCCP.
+    /// Source ports; matches only TCP, UDP, UDP-Lite and SCTP.
     pub sport: Vec<RangeInclusive<u16>>,
     /// Destination ports; likewise.
     pub dport: Vec<RangeInclusive<u16>>,

@@ -9,11 +9,14 @@
 //! *Sources*: RFC 791, RFC 8200, RFC 9293, RFC 768, RFC 792, RFC 4443; IEEE 802.1Q.
 
 pub mod checksum;
+pub mod crc32c;
 pub mod ether;
+pub mod gre;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
+pub mod sctp;
 pub mod tcp;
 
 use std::net::IpAddr;
@@ -123,8 +126,8 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
         Some(_) => (L4::Fragment, 0, 0),
         None => l4::parse(&l4::Payload {
             head: payload,
+            rest: &[],
             total: payload.len(),
-            rest: 0,
             src: ip.src,
             dst: ip.dst,
             proto: ip.proto,
