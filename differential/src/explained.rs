@@ -2,7 +2,7 @@
 
 use crate::compare::{Difference, Kind};
 use crate::frame::{Ip, Side, be16, proto};
-use crate::observe::{Class, Observation};
+use crate::observe::{Class, Exit, Observation};
 use crate::packet::{pseudo, sum};
 use crate::policy::Policy;
 
@@ -43,7 +43,7 @@ impl Context<'_> {
     }
 
     /// What an ICMP error quotes.
-    fn quote(&self) -> Option<&[u8]> {
+    pub fn quote(&self) -> Option<&[u8]> {
         let p = self.ip()?;
         let kind = *self.l4.first()?;
         let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 11 | 12) } else { kind < 128 };
@@ -112,10 +112,44 @@ pub const EXPLAINED: &[Explained] = &[
     },
     Explained {
         // Scenario icmp_error_quote.
-        name: "error that quotes an IPv4 header of less than 20 bytes",
+        name: "error that quotes an impossible IP header",
         is: |c, _| {
             let first = c.quote().and_then(|q| q.first().copied());
-            first.is_some_and(|b| b >> 4 == 4 && b & 15 < 5) && c.subject.class == Some(Class::Invalid)
+            let possible = |b: u8| if c.is_ipv4() { b >> 4 == 4 && b & 15 >= 5 } else { b >> 4 == 6 };
+            first.is_some_and(|b| !possible(b)) && c.subject.class == Some(Class::Invalid)
+        },
+    },
+    Explained {
+        // Scenario icmp_error_quote.
+        name: "error in fragments of which the first does not hold what is quoted",
+        is: |c, _| {
+            let fragment = c.ip().is_some_and(|p| p.fragment.is_some());
+            fragment && c.quote().is_some() && c.subject.class == Some(Class::Invalid)
+        },
+    },
+    Explained {
+        // Scenario wrong_side.
+        name: "error that goes back where its packet came from",
+        is: |c, d| {
+            let ([(there, a)], [(here, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else {
+                return false;
+            };
+            let error = |frame| {
+                let p = Ip::of_frame(frame).filter(Ip::is_icmp_error)?;
+                Some((p.dst, p.payload().get(..2)?.to_vec()))
+            };
+            let made = matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
+            let back = *here == Exit::Link(c.side) && *there == Exit::Link(c.side.other());
+            d.kind == Kind::Out && made && back && error(a).is_some() && error(a) == error(b)
+        },
+    },
+    Explained {
+        // Scenario timeout_policy.
+        name: "timeout policy of a connection that is picked up",
+        is: |c, d| {
+            let new =
+                c.reference.class == Some(Class::New) && c.is(proto::TCP) && !c.policy.timeout_policies.is_empty();
+            d.kind == Kind::Timeout && new && c.reference.conn.as_ref().is_some_and(|conn| conn.state == "ESTABLISHED")
         },
     },
     Explained {

@@ -211,8 +211,13 @@ impl<'a> Run<'a> {
                 continue;
             }
             for d in compare::differences(&seen, &other, asked) {
-                // Where the connections themselves differ, what comes after is only a consequence.
-                apart |= !matches!(d.kind, Kind::Class | Kind::Out | Kind::Identification);
+                // Where the connections themselves differ, what comes after is only a consequence; and what only one of
+                // them took may have left traces that do not show. Errors leave none.
+                apart |= match d.kind {
+                    Kind::Class => context.quote().is_none(),
+                    Kind::Out | Kind::Identification => false,
+                    _ => true,
+                };
                 if self.ignore.contains(&d.kind) {
                     continue;
                 }
