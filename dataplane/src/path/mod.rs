@@ -603,6 +603,16 @@ impl Path {
         self.stateless(p, from, Some(reason), now)
     }
 
+    /// The source of an error that the gateway itself makes about a packet of a translated connection: the address that
+    /// stands for the other end, where that is translated for whom the error is for. So has Linux, whose errors pass
+    /// through translation as any other (`nf_nat_icmp_reply_translation`).
+    pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
+        let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
+        let stands = self.conntrack.tuple(id, p.direction).dst;
+        let is = self.conntrack.tuple(id, p.direction.opposite()).src;
+        (stands != is).then_some(stands)
+    }
+
     /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
     fn stateless(&mut self, p: &mut Packet, from: ZoneId, reason: Option<DropReason>, now: Nanos) -> Outcome {
         let seen = p.tuple;
