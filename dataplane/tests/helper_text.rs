@@ -3,8 +3,7 @@
 //! ```text
 //!   10.0.0.2 ── lan [ masquerade to 198.51.100.1 ] wan ── 203.0.113.5:21
 //! ```
-//! "PORT 10,0,0,2,19,137" (20 bytes) becomes "PORT 198,51,100,1,19,137" (24) or, where several workers share the ports out,
-//! one with another port. What the two ends have received is compared to the byte: see `common/session.rs`.
+//! "PORT 10,0,0,2,19,137" (20 bytes) becomes "PORT 198,51,100,1,19,137" (24). What the two ends have received is compared to the byte: see `common/session.rs`.
 
 #![allow(clippy::cast_possible_truncation)]
 
