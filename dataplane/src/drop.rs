@@ -61,6 +61,8 @@ drop_reasons! {
     InvalidChecksum "invalid_checksum" "INVALID: the transport checksum is wrong.";
     InvalidFlags "invalid_flags" "INVALID: no TCP sends this set of flags.";
     InvalidTcpState "invalid_tcp_state" "INVALID: the segment neither fits its connection's state nor can start one.";
+    InvalidWindow "invalid_window" "INVALID: a TCP sequence or acknowledgement number is outside the windows.";
+    InvalidRst "invalid_rst" "INVALID: the reset's sequence number is lower than what its receiver has acknowledged.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";

@@ -174,6 +174,17 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidChecksum => after(usual(), LAN, &question.broken_checksum()),
         R::InvalidFlags => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN | FIN, 1, 0, b"")),
         R::InvalidTcpState => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, RST, 1, 0, b"")),
+        R::InvalidWindow => {
+            let mut lab = after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN, 100, 0, b""));
+            lab.send(WAN, &tcp(SERVER, 2, HOST, 1, SYN | ACK, 500, 102, b""));
+            lab
+        }
+        R::InvalidRst => {
+            let mut lab = after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN, 100, 0, b""));
+            lab.send(WAN, &tcp(SERVER, 2, HOST, 1, SYN | ACK, 500, 101, b""));
+            lab.send(LAN, &tcp(HOST, 1, SERVER, 2, RST, 100, 0, b""));
+            lab
+        }
         R::InvalidIcmpType => after(usual(), LAN, &icmp(HOST, SERVER, 40, 0, [0; 4], b"")),
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),

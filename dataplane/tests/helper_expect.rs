@@ -111,9 +111,16 @@ fn a_connection_taken_up_in_mid_stream_is_related_too() {
     });
 }
 
+/// Control connections outlive what they announced, even with text that was not acknowledged.
+fn patient() -> PolicySpec {
+    let mut spec = masqueraded();
+    spec.conntrack.timeouts.tcp_unacknowledged = Nanos::from_secs(3600);
+    spec
+}
+
 #[test]
 fn it_is_waited_for_five_minutes_or_as_long_as_the_policy_says() {
-    everywhere(masqueraded(), |lab| {
+    everywhere(patient(), |lab| {
         let mut s = logged_in(lab, 4000);
         let to = announce(lab, &mut s, 5001);
         let view = lab.expectations().remove(0);
@@ -124,7 +131,7 @@ fn it_is_waited_for_five_minutes_or_as_long_as_the_policy_says() {
         assert_eq!(lab.expectations(), []);
         lab.sound();
         lab.refuses(WAN, &call(&to, 20), DropReason::PolicyDefault);
-        let mut spec = masqueraded();
+        let mut spec = patient();
         spec.conntrack.timeouts.expect_ftp = Nanos::from_secs(5);
         lab.reload(spec);
         let to = announce(lab, &mut s, 5002);
@@ -423,7 +430,7 @@ fn what_another_connection_waits_for_cannot_be_announced() {
 
 #[test]
 fn a_full_table_lets_no_announcement_pass() {
-    let mut spec = masqueraded();
+    let mut spec = patient();
     spec.conntrack.expect_max = 8;
     everywhere(spec, |lab| {
         let mut passed = 0;
@@ -630,6 +637,7 @@ fn a_connection_of_a_saved_table_gets_its_helper_back() {
             packets: [3, 3],
             bytes: [300, 300],
             interface: 0,
+            local: false,
             judge: false,
         };
         lab.tell(home, Command::Create { conns: vec![spec], refused: Vec::with_capacity(1) });

@@ -243,14 +243,21 @@ impl Conntrack {
             replied: conn.flags.has(Flags::REPLIED),
             assured: conn.flags.has(Flags::ASSURED),
             start: conn.start(),
+            remaining: conn.deadline().since(now),
             now,
         };
         let (timeout, assured, end, changed) = match conn.l4.step(p, &context) {
             Step::Pass { timeout, assured, end, changed } => (timeout, assured, end, changed),
             Step::Invalid(reason) => return Tracked::Invalid(reason),
+            Step::InvalidShortens { reason, timeout } => {
+                self.prolong(id, now + timeout);
+                return Tracked::Invalid(reason);
+            }
             Step::Reopen => return Tracked::Reopen { old: id },
         };
-        conn.account(direction, p.ip_len);
+        if timeout.is_some() {
+            conn.account(direction, p.ip_len);
+        }
         let first_reply = direction == Direction::Reply && conn.flags.set(Flags::REPLIED);
         let became_assured = assured && conn.flags.set(Flags::ASSURED);
         if timeout.is_some_and(|t| conn.set_deadline(now + t)) {

@@ -57,6 +57,21 @@ struct Speaker {
 }
 
 impl Path {
+    /// The packet with its acknowledgements in the numbers of whom they are for, where a helper has changed lengths: each
+    /// side's segments are tracked as they come, before they are changed. `None` where nothing was.
+    #[inline]
+    pub(super) fn as_senders_count(&self, p: &Packet, id: ConnId, direction: Direction) -> Option<Packet> {
+        if !self.conntrack.conn(id).flags.has(Flags::ADJUSTED) {
+            return None;
+        }
+        let stream = &self.helpers.find(id)?.ftp[direction.opposite().index()].stream;
+        let mut p = *p;
+        if let L4::Tcp(s) = &mut p.kind {
+            (s.ack, s.sack) = (stream.back(s.ack), stream.edge(s.sack, true));
+        }
+        Some(p)
+    }
+
     /// Has the helper of a packet's connection look at it. `window` is that of its TCP header. Must run before the packet
     /// leaves: what it announces may come at once.
     ///

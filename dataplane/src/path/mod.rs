@@ -321,7 +321,8 @@ impl Path {
                     return DropReason::PolicyReload.into();
                 }
             }
-            match self.conntrack.track(p, hit, &self.policy.spec().conntrack, now) {
+            let adjusted = hit.and_then(|(id, direction)| self.as_senders_count(p, id, direction));
+            match self.conntrack.track(adjusted.as_ref().unwrap_or(p), hit, &self.policy.spec().conntrack, now) {
                 Tracked::Conn { id, direction, first_reply, became_assured, changed, end } => {
                     let outcome = self.known(p, id, direction, from, now);
                     if (first_reply || became_assured || changed) && p.conn.is_some() {

@@ -47,7 +47,7 @@ impl Path {
             mark: spec.mark,
             expected: false,
             helper: spec.helper.filter(|h| h.proto() == original.proto),
-            in_port: PortIdx::wire(spec.interface),
+            in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,
         };

@@ -29,6 +29,8 @@ impl Path {
             age_s: seconds(now.since(conn.start())),
             packets: conn.packets(),
             bytes: conn.bytes,
+            interface: conn.in_port.interface(),
+            local: conn.in_port.is_twin(),
             egress: [egress(0), egress(1)],
         }
     }

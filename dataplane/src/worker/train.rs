@@ -11,7 +11,7 @@ use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{checksum, icmp, l4};
+use crate::parse::{checksum, icmp, l4, tcp};
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -175,7 +175,7 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
 /// Whether the transport header does not end within the first fragment, whose payload is `b`.
 fn cuts_header(protocol: u8, b: &[u8]) -> bool {
     let header = match protocol {
-        proto::TCP => b.get(12).map_or(l4::TCP_HEADER, |o| usize::from(o >> 4) * 4),
+        proto::TCP => b.get(12).map_or(tcp::TCP_HEADER, |o| usize::from(o >> 4) * 4),
         proto::UDP => l4::UDP_HEADER,
         proto::ICMP | proto::ICMPV6 => icmp::HEADER,
         _ => 0,

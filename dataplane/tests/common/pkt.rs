@@ -79,6 +79,16 @@ pub fn tcp(src: &str, sport: u16, dst: &str, dport: u16, flags: u8, seq: u32, ac
 }
 
 impl Pkt {
+    /// The TCP segment with this window and these options, padded with zeros.
+    pub fn tcp_with(mut self, win: u16, options: &[u8]) -> Self {
+        let mut padded = options.to_vec();
+        padded.resize(options.len().next_multiple_of(4), 0);
+        self.l4[12] = ((20 + padded.len()) * 4) as u8;
+        self.l4[14..16].copy_from_slice(&win.to_be_bytes());
+        self.l4.splice(20..20, padded);
+        self.seal(16)
+    }
+
     /// What [`Seen::flow`] says of a packet with these ends.
     pub fn flow_of(src: &str, sport: u16, dst: &str, dport: u16) -> String {
         format!("{src}:{sport} > {dst}:{dport}")
