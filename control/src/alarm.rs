@@ -41,10 +41,11 @@ pub fn levels(g: &Gateway) -> [bool; LEVELS.len()] {
     })
 }
 
-/// A worker's share of the limit and of the reserve.
+/// A worker's share of the limit and of the reserve, which is at most half of it, as the workers reckon.
 fn shares(g: &Gateway) -> (u64, u64) {
-    let reserve = g.config().policy.conntrack.reserve.div_ceil(g.workers.len().max(1));
-    (g.workers.limit_per_worker() as u64, reserve as u64)
+    let limit = g.workers.limit_per_worker();
+    let reserve = g.config().policy.conntrack.reserve.div_ceil(g.workers.len().max(1)).min(limit / 2);
+    (limit as u64, reserve as u64)
 }
 
 /// What has been said.

@@ -279,8 +279,8 @@ impl Workers {
         }
     }
 
-    /// The same, and answers the connections as they were just before. Both commands are sent at once, so the worker
-    /// seldom does anything between them.
+    /// The same, and answers the connections as they were just before: the worker walks over the same entries twice, one
+    /// walk right after the other. What comes in between is ended and not shown.
     ///
     /// # Errors
     /// Where the worker has ended or is stuck.
@@ -298,7 +298,7 @@ impl Workers {
     }
 
     /// Has `worker` change the matching connections among the next from `cursor`; answers them with the change, and where
-    /// to go on. As with [`Self::delete`] both commands are sent at once.
+    /// to go on. As with [`Self::delete`], the worker walks twice.
     ///
     /// # Errors
     /// Where the worker has ended or is stuck.
@@ -353,9 +353,8 @@ impl Workers {
         for (worker, mut conns) in home.into_iter().enumerate() {
             while !conns.is_empty() {
                 let batch = conns.drain(..conns.len().min(CREATE_PER_COMMAND));
-                let (places, batch): (Vec<_>, Vec<_>) = batch.unzip();
-                let refused = Vec::with_capacity(batch.len());
-                let command = Command::Create { conns: batch, refused };
+                let (places, conns): (Vec<_>, Vec<_>) = batch.unzip();
+                let command = Command::Create { refused: Vec::with_capacity(conns.len()), conns };
                 let Answer::Created(made, refused) = self.ask(worker, command).await? else {
                     return Err(WorkerError::Stuck { worker });
                 };

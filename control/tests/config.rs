@@ -315,6 +315,21 @@ fn tcp_settings_limits_and_reports_are_read() {
 }
 
 #[test]
+fn lists_that_cost_every_new_connection_are_short() {
+    let limits: String = (1..=17).map(|n| format!("{{per: source, prefix_v4: {n}, max: 5}}, ")).collect();
+    let helpers = "{helper: ftp, proto: tcp}, ".repeat(257);
+    let policies: String = (0..256).map(|n| format!("p{n}: {{}}, ")).collect();
+    for (key, list, why) in [
+        ("limits", format!("[{limits}]"), "has 17 limits; accepted: at most 16"),
+        ("helpers", format!("[{helpers}]"), "has 257 rules; accepted: at most 256"),
+        ("timeout_policies", format!("{{{policies}}}"), "has 256 policies; accepted: at most 255"),
+    ] {
+        let error = gateway(&format!("policy: {{}}\nconntrack:\n  {key}: {list}\n")).expect_err(key);
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
 fn what_conntrack_leaves_out_has_its_default() {
     let (spec, wanted) = (conntrack("checksum: true"), ConntrackSpec::default());
     assert_eq!((spec.tcp_loose, spec.tcp_be_liberal, spec.tcp_max_retrans), (true, false, 3));

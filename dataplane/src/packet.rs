@@ -81,13 +81,135 @@ pub struct SynOptions {
     pub sack_permitted: bool,
 }
 
+/// What tracking looks at in an SCTP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SctpPacket {
+    /// Verification tag.
+    pub vtag: u32,
+    /// Initiate tag of its INIT or INIT ACK, 0 where it has none.
+    pub init_tag: u32,
+    /// Whether it has a DATA chunk.
+    pub has_data: bool,
+    /// Its chunks.
+    pub chunks: SctpChunks,
+}
+
+/// What a chunk means to tracking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SctpChunk {
+    /// DATA, SACK and all that changes no state.
+    #[default]
+    Other,
+    /// INIT.
+    Init,
+    /// INIT ACK.
+    InitAck,
+    /// HEARTBEAT.
+    Heartbeat,
+    /// HEARTBEAT ACK.
+    HeartbeatAck,
+    /// ABORT with the receiver's tag.
+    Abort,
+    /// ABORT with the sender's tag: its sender has no association.
+    AbortReflected,
+    /// SHUTDOWN.
+    Shutdown,
+    /// SHUTDOWN ACK.
+    ShutdownAck,
+    /// ERROR.
+    Error,
+    /// COOKIE ECHO.
+    CookieEcho,
+    /// COOKIE ACK.
+    CookieAck,
+    /// SHUTDOWN COMPLETE with the receiver's tag.
+    ShutdownComplete,
+    /// SHUTDOWN COMPLETE with the sender's tag: its sender has no association.
+    ShutdownCompleteReflected,
+}
+
+impl SctpChunk {
+    /// Type of a DATA chunk.
+    pub const DATA: u8 = 0;
+    /// RFC 9260 section 3.3.7: the T bit.
+    const REFLECTED: u8 = 1;
+
+    /// The meaning of a chunk of type `kind` (RFC 9260 section 3.2).
+    pub const fn of(kind: u8, flags: u8) -> Self {
+        match (kind, flags & Self::REFLECTED != 0) {
+            (1, _) => Self::Init,
+            (2, _) => Self::InitAck,
+            (4, _) => Self::Heartbeat,
+            (5, _) => Self::HeartbeatAck,
+            (6, false) => Self::Abort,
+            (6, true) => Self::AbortReflected,
+            (7, _) => Self::Shutdown,
+            (8, _) => Self::ShutdownAck,
+            (9, _) => Self::Error,
+            (10, _) => Self::CookieEcho,
+            (11, _) => Self::CookieAck,
+            (14, false) => Self::ShutdownComplete,
+            (14, true) => Self::ShutdownCompleteReflected,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether it must be the only chunk of its packet.
+    pub const fn must_be_alone(self) -> bool {
+        matches!(self, Self::Init | Self::InitAck | Self::ShutdownComplete | Self::ShutdownCompleteReflected)
+    }
+
+    /// Whether it must be the first chunk of its packet.
+    pub const fn must_be_first(self) -> bool {
+        matches!(self, Self::CookieEcho | Self::CookieAck)
+    }
+}
+
+/// The chunks of a packet, in their order. One that follows its like and then says nothing new is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SctpChunks {
+    kinds: [SctpChunk; Self::MAX],
+    count: u8,
+}
+
+impl SctpChunks {
+    /// Most that are kept.
+    pub const MAX: usize = 15;
+
+    /// Adds a chunk; `false` where there is no room.
+    #[must_use]
+    pub fn push(&mut self, chunk: SctpChunk) -> bool {
+        let n = usize::from(self.count);
+        let last = |back: usize| n.checked_sub(back).and_then(|i| self.kinds.get(i)) == Some(&chunk);
+        // A second heartbeat with a wrong tag is not a repetition: see `conntrack::sctp`.
+        let heartbeat = matches!(chunk, SctpChunk::Heartbeat | SctpChunk::HeartbeatAck);
+        if last(1) && (!heartbeat || last(2)) {
+            return true;
+        }
+        let Some(slot) = self.kinds.get_mut(n) else { return false };
+        *slot = chunk;
+        self.count += 1;
+        true
+    }
+
+    /// The chunks.
+    pub fn iter(&self) -> impl Iterator<Item = SctpChunk> {
+        self.kinds.iter().copied().take(usize::from(self.count))
+    }
+}
+
 /// The packet that an ICMP error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
     /// Its tuple, as quoted.
     pub tuple: Tuple,
+    /// Where the quote begins, from the ICMP header's first byte.
+    pub at: u16,
     /// Where its transport header begins, from the quoted network header's first byte.
     pub l4: u16,
+    /// Bytes of its transport header and payload, of which the quote may be a part; 0 where they cannot be known.
+    pub len: u16,
 }
 
 /// What the transport header is.
@@ -97,6 +219,12 @@ pub enum L4 {
     Tcp(TcpSegment),
     /// UDP; 8 bytes of header are there.
     Udp,
+    /// UDP-Lite; 8 bytes of header are there.
+    UdpLite,
+    /// SCTP; 12 bytes of header are there.
+    Sctp(SctpPacket),
+    /// GRE of any version.
+    Gre,
     /// ICMP or ICMPv6 query or answer with an identifier; 8 bytes of header are there.
     IcmpQuery,
     /// ICMP or ICMPv6 error; `None` where what it quotes cannot be known.
@@ -136,6 +264,8 @@ pub struct Packet {
     pub fragment: Option<Fragment>,
     /// Bytes of the IP packet; for a reassembled datagram, of the whole.
     pub ip_len: u32,
+    /// Bytes of its transport header and payload; for a reassembled datagram, of the whole.
+    pub l4_len: u16,
     /// Bytes of the largest IP packet that it came in: less than `ip_len` for a reassembled datagram.
     pub wire_len: u32,
     /// Keyed hash of its tuple in this worker's table.
@@ -166,6 +296,7 @@ impl Packet {
             tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport, ct_zone: 0 },
             fragment: ip.fragment,
             ip_len: ip.len as u32,
+            l4_len: (ip.len - ip.l4) as u16,
             wire_len: ip.len as u32,
             hash: 0,
             stale: false,

@@ -98,7 +98,7 @@ pub fn fold(t: &Tuple) -> u16 {
         }
         _ => 0,
     };
-    if t.has_ports() { addresses ^ t.sport ^ t.dport } else { addresses }
+    if t.is_spread_by_ports() { addresses ^ t.sport ^ t.dport } else { addresses }
 }
 
 const fn halves(x: u32) -> u16 {
@@ -178,8 +178,8 @@ impl Steer {
         linear(&INVERSE, hash) ^ base
     }
 
-    /// Whether identifier `id` of a translated portless query belongs to this worker: RSS does not see it, so the
-    /// identifiers are shared out instead, and no two workers choose the same one for the same peer.
+    /// Whether identifier or port `id` of a translated connection belongs to this worker: where RSS does not see it, all
+    /// are shared out instead, and no two workers choose the same one for the same peer.
     #[inline]
     pub fn owns_id(&self, id: u16) -> bool {
         self.is_alone() || self.home_of_fold(id) == self.me

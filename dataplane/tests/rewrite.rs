@@ -33,7 +33,7 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 
 /// Right packets of every protocol.
 fn packets() -> impl Strategy<Value = Pkt> {
-    let what = (0usize..9, addresses(), any::<(u16, u16)>(), payload(), any::<(u8, u32, u32)>(), any::<bool>());
+    let what = (0usize..11, addresses(), any::<(u16, u16)>(), payload(), any::<(u8, u32, u32)>(), any::<bool>());
     what.prop_map(|(kind, (src, dst), (sport, dport), payload, (flags, seq, ack), odd)| {
         let (s, d) = (src.to_string(), dst.to_string());
         let p = match kind {
@@ -42,9 +42,13 @@ fn packets() -> impl Strategy<Value = Pkt> {
             3 => udp(&s, sport, &d, dport, &payload).without_checksum(),
             4 => ping(&s, &d, sport, dport),
             5 => pong(&s, &d, sport, dport),
-            6 => checksummed(other(&s, &d, proto::UDPLITE, &with_header(sport, dport, 8, &payload)), 6),
+            6 => udplite(&s, sport, &d, dport, [0, 8, 8 + payload.len() as u16][usize::from(flags % 3)], &payload),
             7 => checksummed(other(&s, &d, proto::DCCP, &with_header(sport, dport, 16, &payload)), 6),
-            _ => other(&s, &d, [47, 50, proto::SCTP, 4][usize::from(flags % 4)], &payload),
+            8 => sctp(&s, sport, &d, dport, seq, &[chunk(0, 3, &payload), chunk(3, flags, &payload)]),
+            9 => {
+                other(&s, &d, proto::GRE, &[&[0x30, 1, 0x88, 0x0b, 0, 4], &sport.to_be_bytes()[..], &payload].concat())
+            }
+            _ => other(&s, &d, [89, 50, 4][usize::from(flags % 3)], &payload),
         };
         if odd { p.vlan(0) } else { p }
     })
@@ -100,7 +104,7 @@ fn choices() -> impl Strategy<Value = Vec<u8>> {
 fn right(p: &Seen) -> bool {
     let l4 = &p.ip[if p.src.is_ipv4() { 20 } else { 40 }..];
     match p.proto {
-        proto::UDPLITE | proto::DCCP => transport_ok(p.src, p.dst, p.proto, l4),
+        proto::DCCP => transport_ok(p.src, p.dst, p.proto, l4),
         _ => true, // `Seen::read` has asserted it
     }
 }
@@ -145,16 +149,17 @@ proptest! {
         let (s, d) = (to.src.to_string(), to.dst.to_string());
         let mut fresh = p.clone().src(&s).dst(&d);
         match packet.kind {
-            L4::Tcp(_) | L4::Udp => {
+            L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) => {
                 fresh.l4[..2].copy_from_slice(&to.sport.to_be_bytes());
                 fresh.l4[2..4].copy_from_slice(&to.dport.to_be_bytes());
             }
+            L4::Gre if to.dport != packet.tuple.dport => fresh.l4[6..8].copy_from_slice(&to.dport.to_be_bytes()),
             L4::IcmpQuery => fresh.l4[4..6].copy_from_slice(&to.sport.to_be_bytes()),
             _ => {}
         }
         let unsummed = packet.kind == L4::Udp && p.l4[6..8] == [0, 0];
         let fresh = match p.proto {
-            proto::UDPLITE | proto::DCCP => { fresh.l4[6..8].fill(0); checksummed(fresh, 6) }
+            proto::DCCP => { fresh.l4[6..8].fill(0); checksummed(fresh, 6) }
             _ if unsummed => fresh.without_checksum(),
             _ => fresh.src(&s),
         };
@@ -207,5 +212,5 @@ fn templates_are_translated() {
         plain += usize::from(oracle::translates(&frame, &mut Input(&choices)));
         errors += usize::from(oracle::translates_error(&frame, &mut Input(&choices)));
     }
-    assert!(plain >= 24 && errors == 4, "{plain} packets, {errors} errors");
+    assert!(plain >= 34 && errors == 5, "{plain} packets, {errors} errors");
 }

@@ -124,7 +124,17 @@ pub async fn get(State(g): Shared, Json(tuple): Json<wire::Asked>) -> Result<Jso
     Ok(Json(found.map(|(worker, view)| wire::Conn::new(&view, worker, &names))))
 }
 
+/// Makes connections by hand: the operator's word stands until the next reload, whatever the policy says.
 pub async fn create(State(g): Shared, Json(conns): Json<Vec<wire::Conn>>) -> Result<Json<wire::Restored>, Refusal> {
+    make(g, conns, false).await
+}
+
+/// Makes connections of a saved table: the policy is asked about each when its next packet comes.
+pub async fn restore(State(g): Shared, Json(conns): Json<Vec<wire::Conn>>) -> Result<Json<wire::Restored>, Refusal> {
+    make(g, conns, true).await
+}
+
+async fn make(g: Arc<Gateway>, conns: Vec<wire::Conn>, judge: bool) -> Result<Json<wire::Restored>, Refusal> {
     if conns.len() > MOST_AT_ONCE {
         let error = format!("{} connections in one request; at most {MOST_AT_ONCE} are possible", conns.len());
         return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, error));
@@ -133,7 +143,7 @@ pub async fn create(State(g): Shared, Json(conns): Json<Vec<wire::Conn>>) -> Res
     let names = names(&config, SystemTime::now());
     let (mut places, mut specs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (place, conn) in conns.iter().enumerate() {
-        match conn.to_spec(&names) {
+        match conn.to_spec(&names, judge) {
             Ok(spec) => {
                 places.push(place);
                 specs.push(spec);

@@ -82,6 +82,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/sets", get(show::sets))
         .route("/v1/workers", get(show::workers))
         .route("/v1/conntrack", get(conntrack::list).post(conntrack::create).delete(conntrack::flush))
+        .route("/v1/conntrack/restore", post(conntrack::restore))
         .route("/v1/conntrack/get", post(conntrack::get))
         .route("/v1/conntrack/delete", post(conntrack::delete))
         .route("/v1/conntrack/update", post(conntrack::update))

@@ -33,8 +33,9 @@ pub const UDP: u8 = 17;
 /// IP protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 
-/// Protocols that have ports where TCP has them.
-pub const WITH_PORTS: &[u8] = &[TCP, UDP, 33, 132, 136];
+/// Protocols that are tracked by ports, and that rules can match by them: with SCTP and UDP-Lite. Not DCCP, which Linux 6.18
+/// tracks by its addresses.
+pub const WITH_PORTS: &[u8] = &[TCP, UDP, 132, 136];
 
 /// ICMP types by name, RFC 792, RFC 950 and RFC 1256.
 pub const ICMP_TYPES: &[(&str, u8)] = &[

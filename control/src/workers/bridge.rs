@@ -54,6 +54,7 @@ impl Bridge {
                 Event::Listed { next, conns } => answer(Answer::Listed(next, conns)),
                 Event::Flushed { next, ended } => answer(Answer::Flushed(next, ended)),
                 Event::Got { conn } => answer(Answer::Got(conn)),
+                // The connections of the command come back to be freed here.
                 Event::Created { made, refused, conns: _ } => answer(Answer::Created(made, refused)),
                 Event::Updated { next, .. } => answer(Answer::Updated(next)),
                 Event::Expectations { expectations } => answer(Answer::Expectations(expectations)),

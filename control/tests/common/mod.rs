@@ -143,9 +143,10 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
                 say(Event::Got { conn });
             }
-            Command::Create { conns: specs, mut refused } => {
-                me.batches.push(specs.len());
-                for (n, spec) in specs.iter().enumerate() {
+            Command::Create { conns, mut refused } => {
+                assert!(refused.is_empty() && refused.capacity() >= conns.len(), "there is room for all refusals");
+                me.batches.push(conns.len());
+                for (n, spec) in conns.iter().enumerate() {
                     me.created.push(spec.clone());
                     if me.conns.iter().any(|c| c.original == spec.original) {
                         refused.push((n, CreateError::Exists));
@@ -153,7 +154,7 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                         me.conns.push(view_of(spec));
                     }
                 }
-                say(Event::Created { made: (specs.len() - refused.len()) as u64, refused, conns: specs });
+                say(Event::Created { made: (conns.len() - refused.len()) as u64, refused, conns });
             }
             Command::Update { cursor, filter, change } => {
                 let from = usize::try_from(cursor).expect("cursor");
@@ -197,9 +198,9 @@ fn view_of(spec: &ConnSpec) -> ConnView {
         age_s: spec.age_s,
         packets: spec.packets,
         bytes: spec.bytes,
-        interface: 0,
-        local: false,
-        egress: [None, Some(spec.interface)],
+        interface: spec.interface,
+        local: spec.local,
+        egress: [None, None],
     }
 }
 

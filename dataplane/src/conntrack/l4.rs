@@ -4,24 +4,27 @@
 //! protocol's rules stand in its own file. *Threads*: the owner's worker; functions of their arguments.
 //! *Sources*: `linux/net/netfilter/nf_conntrack_core.c` (`nf_conntrack_handle_packet`).
 
+use super::gre;
+use super::sctp::{SctpState, SctpTrack};
 use super::tcp::{self, TcpState, TcpTrack};
 use super::timeouts::Timeouts;
 use super::tuple::{Direction, proto};
+use super::udp::{self, UdpTrack};
 use crate::api::policy::ConntrackSpec;
 use crate::drop::DropReason;
 use crate::packet::{L4, Packet};
 use crate::parse::icmp;
 use crate::time::Nanos;
 
-/// A UDP connection with replies that lives longer than this is a stream.
-/// `linux/net/netfilter/nf_conntrack_proto_udp.c`, `nf_conntrack_udp_packet`: two seconds.
-const STREAM_AFTER: Nanos = Nanos::from_secs(2);
-
 /// What a protocol's tracker keeps of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum L4State {
     /// TCP.
     Tcp(TcpTrack),
+    /// UDP.
+    Udp(UdpTrack),
+    /// SCTP.
+    Sctp(SctpTrack),
     /// A protocol without a state of its own.
     #[default]
     Plain,
@@ -87,17 +90,23 @@ impl Step {
     }
 }
 
-/// The state of a connection that `p` starts, and its first idle timeout.
+/// The state of a connection that `p` starts now, and its first idle timeout.
 ///
 /// # Errors
 /// Why the packet cannot start one.
-pub fn begin(p: &Packet, spec: &ConntrackSpec, t: &Timeouts) -> Result<(L4State, Nanos), DropReason> {
+pub fn begin(p: &Packet, spec: &ConntrackSpec, t: &Timeouts, now: Nanos) -> Result<(L4State, Nanos), DropReason> {
     match p.kind {
         L4::Tcp(segment) => {
             let track = TcpTrack::begin(&segment, spec)?;
             Ok((L4State::Tcp(track), track.first_timeout(t)))
         }
-        L4::Udp => Ok((L4State::Plain, t.udp)),
+        L4::Udp => Ok((L4State::Udp(UdpTrack::begin(now)), t.udp)),
+        L4::UdpLite => Ok((L4State::Plain, t.udp)),
+        L4::Gre => Ok((L4State::Plain, t.gre)),
+        L4::Sctp(packet) => {
+            let track = SctpTrack::begin(&packet)?;
+            Ok((L4State::Sctp(track), track.state().timeout(t)))
+        }
         L4::IcmpQuery => {
             let is_v4 = p.tuple.is_ipv4();
             let request = matches!(
@@ -121,12 +130,10 @@ impl L4State {
         let t = c.timeouts;
         match (p.kind, self) {
             (L4::Tcp(segment), Self::Tcp(track)) => track.step(&segment, c),
-            (L4::Udp, _) => {
-                let replied = c.replied || c.direction == Direction::Reply;
-                let stream = replied && c.now.since(c.start) > STREAM_AFTER;
-                let timeout = Some(if stream { t.udp_stream } else { t.udp });
-                Step::Pass { timeout, assured: stream, end: false, changed: false }
-            }
+            (L4::Udp, Self::Udp(track)) => track.step(c),
+            (L4::UdpLite, _) => udp::step_lite(c),
+            (L4::Sctp(packet), Self::Sctp(track)) => track.step(&packet, c),
+            (L4::Gre, _) => gre::step(c),
             (L4::IcmpQuery, _) => Step::pass(if p.tuple.is_ipv4() { t.icmp } else { t.icmpv6 }),
             _ => Step::pass(t.generic),
         }
@@ -138,6 +145,9 @@ impl L4State {
         match (proto, state) {
             (proto::TCP, Some(name)) => Some(Self::Tcp(TcpTrack::lenient(TcpState::named(name)?))),
             (proto::TCP, None) => Some(Self::Tcp(TcpTrack::lenient(TcpState::Established))),
+            (proto::SCTP, Some(name)) => Some(Self::Sctp(SctpTrack::lenient(SctpState::named(name)?))),
+            (proto::SCTP, None) => Some(Self::Sctp(SctpTrack::lenient(SctpState::Established))),
+            (proto::UDP, None) => Some(Self::Udp(UdpTrack::default())),
             (_, None) => Some(Self::Plain),
             (_, Some(_)) => None,
         }
@@ -147,7 +157,8 @@ impl L4State {
     pub const fn name(&self) -> Option<&'static str> {
         match self {
             Self::Tcp(track) => Some(track.state().name()),
-            Self::Plain => None,
+            Self::Sctp(track) => Some(track.state().name()),
+            Self::Udp(_) | Self::Plain => None,
         }
     }
 
@@ -155,7 +166,9 @@ impl L4State {
     pub fn first_timeout(&self, p: &Packet, t: &Timeouts) -> Nanos {
         match (self, p.kind) {
             (Self::Tcp(track), _) => track.first_timeout(t),
-            (_, L4::Udp) => t.udp,
+            (Self::Sctp(track), _) => track.state().timeout(t),
+            (_, L4::Udp | L4::UdpLite) => t.udp,
+            (_, L4::Gre) => t.gre,
             (_, L4::IcmpQuery) if p.tuple.is_ipv4() => t.icmp,
             (_, L4::IcmpQuery) => t.icmpv6,
             _ => t.generic,

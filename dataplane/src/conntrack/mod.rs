@@ -9,15 +9,18 @@
 
 pub mod conn;
 pub mod expect;
+pub mod gre;
 pub mod index;
 pub mod l4;
 pub mod limit;
+pub mod sctp;
 pub mod signpost;
 pub mod table;
 pub mod tcp;
 pub mod timeouts;
 pub mod timer;
 pub mod tuple;
+pub mod udp;
 
 use self::conn::{Conn, Flags, Unconfirmed};
 use self::l4::{Context, Step};
@@ -215,7 +218,7 @@ impl Conntrack {
         }
         match hit {
             Some((id, direction)) => self.follow(p, id, direction, spec, now),
-            None => match l4::begin(p, spec, &spec.timeouts) {
+            None => match l4::begin(p, spec, &spec.timeouts, now) {
                 Ok((l4, timeout)) => Tracked::New(Unconfirmed {
                     original: p.tuple,
                     reply: p.tuple.inverse(),

@@ -56,7 +56,8 @@ impl Direction {
 /// Addresses, protocol and L4 ids of one direction, host byte order.
 ///
 /// `src` and `dst` are of one IP version. For protocols with ports, `sport` and `dport` are those. For ICMP queries
-/// `sport` is the query identifier and `dport` is `type << 8 | code`. Otherwise both are 0.
+/// `sport` is the query identifier and `dport` is `type << 8 | code`. For GRE version 1 `dport` is the call id that the
+/// packet carries, and `sport` that of the other way, 0 until PPTP has announced it. Otherwise both are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// Source address.
@@ -65,9 +66,9 @@ pub struct Tuple {
     pub dst: IpAddr,
     /// IP protocol number.
     pub proto: u8,
-    /// Source port, or ICMP query identifier.
+    /// Source port, ICMP query identifier or GRE key.
     pub sport: u16,
-    /// Destination port, or ICMP type and code.
+    /// Destination port, ICMP type and code or GRE key.
     pub dport: u16,
     /// Conntrack zone: equal addresses in different ones are different connections. 0 unless an interface says
     /// otherwise.
@@ -90,9 +91,16 @@ impl Tuple {
         }
     }
 
-    /// Whether the tuple has ports that NAT may choose and RSS hashes over.
+    /// Whether `sport` and `dport` are ports: rules match on them and NAT may choose them. DCCP is tracked by
+    /// its addresses, as Linux 6.18 does.
     #[inline]
     pub const fn has_ports(&self) -> bool {
+        matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP)
+    }
+
+    /// Whether RSS hashes the ports, so that choosing one chooses where packets arrive.
+    #[inline]
+    pub const fn is_spread_by_ports(&self) -> bool {
         matches!(self.proto, proto::TCP | proto::UDP)
     }
 
@@ -131,6 +139,8 @@ impl fmt::Display for Tuple {
             write!(f, "src={src} dst={dst} type={} code={} id={sport}", self.icmp_type(), self.icmp_code())
         } else if self.has_ports() {
             write!(f, "src={src} dst={dst} sport={sport} dport={dport}")
+        } else if *proto == proto::GRE {
+            write!(f, "src={src} dst={dst} srckey={sport:#x} dstkey={dport:#x}")
         } else {
             write!(f, "src={src} dst={dst} proto={proto}")
         }

@@ -27,9 +27,6 @@ pub struct Query<'a> {
     pub interface_out: Option<u16>,
 }
 
-/// Ports that a protocol's tuple carries: what `sport` and `dport` can match on.
-const PORT_PROTOCOLS: [u8; 5] = [proto::TCP, proto::UDP, proto::UDPLITE, proto::SCTP, proto::DCCP];
-
 /// A set of up to 256 small numbers.
 #[derive(Clone, Copy, Debug)]
 struct Bits([u64; 4]);
@@ -127,7 +124,7 @@ impl Matcher {
 impl Ports {
     fn matches(&self, t: &Tuple) -> bool {
         let within = |ranges: &[(u16, u16)], p| ranges.is_empty() || ranges.iter().any(|&(lo, hi)| lo <= p && p <= hi);
-        PORT_PROTOCOLS.contains(&t.proto) && within(&self.source, t.sport) && within(&self.destination, t.dport)
+        t.has_ports() && within(&self.source, t.sport) && within(&self.destination, t.dport)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A port is leased by the reply tuple that carries it: the tuple is in the owner's table, or its signpost at its home,
 //! and nobody else can have it. The choice only takes tuples whose home is this worker, so asking its own tables is
-//! enough: the hash partitions the port space among workers without a shared pool.
+//! enough: the hash partitions the port space among workers without a shared pool. Identifiers, and ports that RSS does
+//! not hash (UDP-Lite, SCTP), do not decide where replies arrive: they are shared out among the workers instead.
 //! *Limits*: [`MAX_TRIES`] ports are looked at, however full the address is.
 //! *Sources*: RFC 4787 REQ-3 and REQ-4, RFC 6056 section 3.3.1; `linux/net/netfilter/nf_nat_core.c`
 //! (`nf_nat_l4proto_unique_tuple`) for the classes.
@@ -50,17 +51,21 @@ impl Random {
 /// come home. `None` where nothing was found within the bounds.
 pub fn choose(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(&Tuple) -> bool) -> Option<Tuple> {
     if reply.is_icmp() {
-        return choose_id(reply, steer, random, taken);
+        let ids = Ids { wanted: reply.sport, low: 0, high: u16::MAX };
+        return ids.choose(|id| Tuple { sport: id, ..*reply }, steer, random, taken);
     }
     if !reply.has_ports() {
         return (!taken(reply)).then_some(*reply); // nothing to choose: a signpost will bring replies here
     }
     let with = |port| Tuple { dport: port, ..*reply };
+    let (low, high) = class(reply.dport);
+    if !reply.is_spread_by_ports() {
+        return Ids { wanted: reply.dport, low, high }.choose(with, steer, random, taken);
+    }
     let good = |t: &Tuple| steer.is_home(t) && !taken(t);
     if good(reply) {
         return Some(*reply);
     }
-    let (low, high) = class(reply.dport);
     if low >= 1024 {
         // The class is nearly the whole space: a port that comes home can be computed.
         return (0..MAX_TRIES)
@@ -103,28 +108,47 @@ pub fn choose_announced(port: u16, steer: &Steer, random: &mut Random, free: imp
     candidates.filter(|&p| steer.owns_id(p)).take(MAX_TRIES as usize).find(|&p| free(p))
 }
 
-/// Query identifiers are not hashed by RSS: they are shared out among the workers instead.
-fn choose_id(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(&Tuple) -> bool) -> Option<Tuple> {
-    let with = |id| Tuple { sport: id, ..*reply };
-    if steer.owns_id(reply.sport) && !taken(reply) {
-        return Some(*reply);
-    }
-    let start = random.next();
-    let mut tries = 0;
-    for step in 0..MAX_STEPS {
-        let id = (start.wrapping_add(step) & 0xffff) as u16;
-        if steer.owns_id(id) {
-            let t = with(id);
-            if !taken(&t) {
-                return Some(t);
-            }
-            tries += 1;
-            if tries == MAX_TRIES {
-                return None;
+/// Identifiers, or ports, that RSS does not hash: each belongs to one of the workers.
+#[derive(Clone, Copy, Debug)]
+struct Ids {
+    wanted: u16,
+    low: u16,
+    high: u16,
+}
+
+impl Ids {
+    /// The wanted one, or another of ours in the range.
+    fn choose(
+        self,
+        with: impl Fn(u16) -> Tuple,
+        steer: &Steer,
+        random: &mut Random,
+        taken: impl Fn(&Tuple) -> bool,
+    ) -> Option<Tuple> {
+        let good = |id: u16| Some(with(id)).filter(|t| !taken(t));
+        if steer.owns_id(self.wanted)
+            && let Some(t) = good(self.wanted)
+        {
+            return Some(t);
+        }
+        let size = u32::from(self.high - self.low) + 1;
+        let start = random.next() % size;
+        let mut tries = 0;
+        for step in 0..size.min(MAX_STEPS) {
+            // Invariant: low + anything below size is at most high.
+            let id = u16::try_from(u32::from(self.low) + (start + step) % size).unwrap_or(self.high);
+            if steer.owns_id(id) {
+                if let Some(t) = good(id) {
+                    return Some(t);
+                }
+                tries += 1;
+                if tries == MAX_TRIES {
+                    return None;
+                }
             }
         }
+        None
     }
-    None
 }
 
 #[cfg(test)]
@@ -138,10 +162,14 @@ mod tests {
     use crate::conntrack::tuple::proto;
 
     fn reply(port: u16) -> Tuple {
+        reply_of(proto::UDP, port)
+    }
+
+    fn reply_of(proto: u8, port: u16) -> Tuple {
         Tuple {
             src: Ipv4Addr::new(192, 0, 2, 1).into(),
             dst: Ipv4Addr::new(198, 51, 100, 1).into(),
-            proto: proto::UDP,
+            proto,
             sport: 53,
             dport: port,
             ct_zone: 0,
@@ -166,23 +194,10 @@ mod tests {
     #[test]
     fn the_original_port_is_kept_where_it_is_free() {
         let steer = Steer::new(0, 1);
-        for port in [0, 1, 511, 512, 1023, 1024, u16::MAX - 1, u16::MAX] {
-            let t = choose(&reply(port), &steer, &mut Random::new(7), |_| false).expect("all ports are free");
-            assert_eq!(t.dport, port);
-        }
-    }
-
-    #[test]
-    fn workers_never_choose_the_same_port() {
-        let mut seen = BTreeSet::new();
-        for me in 0..4 {
-            let steer = Steer::new(me, 4);
-            let mut random = Random::new(u64::from(me) + 1);
-            let mut mine = BTreeSet::new();
-            for _ in 0..2000 {
-                let t = choose(&reply(5000), &steer, &mut random, |t| mine.contains(&t.dport)).expect("a port is free");
-                assert!(mine.insert(t.dport));
-                assert!(seen.insert(t.dport), "port {} chosen twice", t.dport);
+        for proto in [proto::UDP, proto::UDPLITE, proto::SCTP] {
+            for port in [0, 1, 511, 512, 1023, 1024, u16::MAX - 1, u16::MAX] {
+                let t = choose(&reply_of(proto, port), &steer, &mut Random::new(7), |_| false).expect("all are free");
+                assert_eq!(t.dport, port);
             }
         }
     }
@@ -213,14 +228,55 @@ mod tests {
     }
 
     #[test]
+    fn workers_never_choose_the_same_port() {
+        for proto in [proto::UDP, proto::UDPLITE, proto::SCTP] {
+            let mut seen = BTreeSet::new();
+            for me in 0..4 {
+                let steer = Steer::new(me, 4);
+                let mut random = Random::new(u64::from(me) + 1);
+                let mut mine = BTreeSet::new();
+                for _ in 0..2000 {
+                    let wanted = reply_of(proto, 5000);
+                    let t = choose(&wanted, &steer, &mut random, |t| mine.contains(&t.dport)).expect("a port is free");
+                    assert!(mine.insert(t.dport));
+                    assert!(seen.insert(t.dport), "port {} chosen twice", t.dport);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn ports_that_rss_does_not_hash_stay_in_their_class_and_with_their_worker() {
+        for (port, range) in [(53, 1..=511), (600, 600..=1023), (5000, 1024..=u16::MAX)] {
+            for me in 0..3 {
+                let steer = Steer::new(me, 3);
+                let mut random = Random::new(9);
+                let wanted = reply_of(proto::SCTP, port);
+                let t = choose(&wanted, &steer, &mut random, |t| t.dport == port).expect("a port is free");
+                assert!(range.contains(&t.dport) && steer.owns_id(t.dport), "{port} became {}", t.dport);
+            }
+        }
+    }
+
+    #[test]
+    fn a_portless_protocol_has_one_connection_for_each_pair_of_addresses() {
+        let steer = Steer::new(0, 2);
+        let wanted = reply_of(proto::GRE, 0);
+        assert_eq!(choose(&wanted, &steer, &mut Random::new(1), |_| false), Some(wanted));
+        assert_eq!(choose(&wanted, &steer, &mut Random::new(1), |_| true), None);
+    }
+
+    #[test]
     fn a_full_address_is_given_up_in_bounded_tries() {
-        let tries = std::cell::Cell::new(0u32);
-        let steer = Steer::new(0, 1);
-        let none = choose(&reply(5000), &steer, &mut Random::new(1), |_| {
-            tries.set(tries.get() + 1);
-            true
-        });
-        assert_eq!(none, None);
-        assert!(tries.get() <= MAX_TRIES + 1);
+        for proto in [proto::UDP, proto::SCTP, proto::ICMP] {
+            let tries = std::cell::Cell::new(0u32);
+            let steer = Steer::new(0, 1);
+            let none = choose(&reply_of(proto, 5000), &steer, &mut Random::new(1), |_| {
+                tries.set(tries.get() + 1);
+                true
+            });
+            assert_eq!(none, None);
+            assert!(tries.get() <= MAX_TRIES + 1);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The only code that changes addresses and ports of a packet, and the checksums with them.
 //!
-//! Checksums are updated by difference (RFC 1624), never recomputed: one that came in wrong goes out wrong.
+//! Checksums are updated by difference (RFC 1624; SCTP's as `parse::crc32c` says), never recomputed: one that came in
+//! wrong goes out wrong.
 //! *Threads*: any; functions of bytes. *Sources*: RFC 3022 section 4; RFC 5508 REQ-4 and REQ-5 for errors;
 //! `linux/net/netfilter/nf_nat_proto.c` (`nf_nat_icmp_reply_translation`).
 
@@ -8,8 +9,9 @@ use std::net::IpAddr;
 
 use crate::conntrack::tuple::{Tuple, proto};
 use crate::packet::{L4, Packet, Quoted};
-use crate::parse::be16;
 use crate::parse::checksum::Delta;
+use crate::parse::gre::{self, Gre};
+use crate::parse::{be16, crc32c, sctp};
 
 /// Rewrites a packet whose tuple is `p.tuple` so that it has tuple `to`.
 #[inline]
@@ -18,7 +20,9 @@ pub fn translate(b: &mut [u8], p: &Packet, to: &Tuple) {
     let (l3, l4, end) = p.span();
     let addresses = Delta::default().replace_address(from.src, to.src).replace_address(from.dst, to.dst);
     set_addresses(b, l3, to.src, to.dst, addresses);
-    set_l4(&mut b[l4..end], from, to, addresses, &mut Delta::default(), p.kind == L4::Fragment);
+    if p.kind != L4::Fragment {
+        set_l4(&mut b[l4..end], from, to, addresses, &mut Delta::default(), p.l4_len);
+    }
 }
 
 /// Rewrites the addresses of a later fragment.
@@ -41,7 +45,7 @@ pub struct ErrorTarget {
 /// Rewrites an ICMP error, outer and quoted header, all checksums.
 pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarget) {
     let (l3, l4, end) = p.span();
-    let inner = l4 + crate::parse::icmp::HEADER;
+    let inner = l4 + usize::from(quoted.at);
     let from = &quoted.tuple;
     let is_v4 = from.is_ipv4();
     let inner_l4 = inner + usize::from(quoted.l4);
@@ -56,7 +60,7 @@ pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarg
         changes = changes.replace16(old, new);
     }
     set_addresses(b, inner, to.quoted.src, to.quoted.dst, addresses);
-    set_l4(&mut b[inner_l4..end], from, &to.quoted, addresses, &mut changes, false);
+    set_l4(&mut b[inner_l4..end], from, &to.quoted, addresses, &mut changes, quoted.len);
 
     let outer = Delta::default().replace_address(p.tuple.src, to.src).replace_address(p.tuple.dst, to.dst);
     set_addresses(b, l3, to.src, to.dst, outer);
@@ -103,19 +107,19 @@ fn set_addresses(b: &mut [u8], l3: usize, src: IpAddr, dst: IpAddr, delta: Delta
     }
 }
 
-/// Sets ports or identifier in the transport data `b`, as far as it is there, and its checksum where that is there.
-/// `changes` collects what changed.
+/// Sets ports or identifier in the transport data `b`, as far as it is there, and its checksum where that is there. `len`:
+/// bytes of the transport data as its sender sent it. `changes` collects what changed.
 #[inline]
-fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, fragment: bool) {
-    if fragment {
-        return;
-    }
+fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mut Delta, len: u16) {
+    // Where it is, whether it covers the pseudo header, and whether all zeros are no checksum.
     let (checksum, covers_addresses, optional) = match from.proto {
         proto::TCP => (16, true, false),
-        proto::UDP => (6, true, true),
-        proto::UDPLITE | proto::DCCP => (6, true, false),
+        proto::UDP | proto::UDPLITE => (6, true, true),
+        proto::DCCP => (6, true, false),
         proto::ICMP if from.is_ipv4() => (2, false, false),
         proto::ICMPV6 if !from.is_ipv4() => (2, true, false),
+        proto::SCTP => return set_sctp(b, from, to, changes, len),
+        proto::GRE => return set_gre(b, to, changes),
         _ => return,
     };
     let mut delta = if covers_addresses { addresses } else { Delta::default() };
@@ -139,9 +143,42 @@ fn set_l4(b: &mut [u8], from: &Tuple, to: &Tuple, addresses: Delta, changes: &mu
         }
         let mut new = delta.apply(old);
         if optional && new == 0 {
-            new = 0xffff; // RFC 768: an all-zero checksum means that there is none
+            new = 0xffff; // RFC 768, RFC 3828: an all-zero checksum means that there is none
         }
         put16(b, checksum, new);
         *changes = changes.replace16(old, new);
+    }
+}
+
+/// The same for SCTP, whose checksum covers ports but no addresses, and counts each byte by its distance from the end.
+fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: u16) {
+    if (from.sport, from.dport) == (to.sport, to.dport) {
+        return;
+    }
+    let Some((ports, rest)) = b.split_first_chunk_mut::<4>() else { return };
+    let old = *ports;
+    ports[..2].copy_from_slice(&to.sport.to_be_bytes());
+    ports[2..].copy_from_slice(&to.dport.to_be_bytes());
+    *changes = changes.replace32(u32::from_be_bytes(old), u32::from_be_bytes(*ports));
+    let behind = len.saturating_sub(4);
+    if usize::from(behind) < sctp::HEADER - 4 {
+        return;
+    }
+    // Of a quote that is cut within the checksum, so much of it as there is.
+    let difference = crc32c::difference(old, *ports, behind).to_le_bytes();
+    let (mut before, mut after) = ([0; 4], [0; 4]);
+    for (n, byte) in rest.iter_mut().skip(sctp::CHECKSUM - 4).take(4).enumerate() {
+        before[n] = *byte;
+        *byte ^= difference[n];
+        after[n] = *byte;
+    }
+    *changes = changes.replace32(u32::from_be_bytes(before), u32::from_be_bytes(after));
+}
+
+/// The same for GRE: a header of version 1 carries the receiver's call id, and has no checksum.
+fn set_gre(b: &mut [u8], to: &Tuple, changes: &mut Delta) {
+    if let Gre::Call(old) = gre::parse(b) {
+        put16(b, gre::CALL_ID, to.dport);
+        *changes = changes.replace16(old, to.dport);
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
 
+use arrayvec::ArrayVec;
+
 use super::Worker;
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tuple::proto;
-use crate::defrag::{Arrived, Piece, Train};
+use crate::defrag::{Arrived, Piece, TRAIN, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{checksum, icmp, l4, tcp};
+use crate::parse::{icmp, l4, sctp, tcp};
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -137,26 +139,15 @@ impl<I: Io> Worker<I> {
 fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropReason> {
     let payload = |p: &Piece<B>| usize::from(p.packet.l4)..usize::from(p.packet.end);
     let (first, later) = train.split_first().ok_or(DropReason::FragmentInvalid)?;
-    let mut rest = 0;
-    let mut total = payload(first).len();
-    let mut wire_len = first.packet.ip_len;
-    for piece in later {
-        let range = payload(piece);
-        total += range.len();
-        wire_len = wire_len.max(piece.packet.ip_len);
-        rest = checksum::add(rest, &piece.buf.bytes()[range]);
-    }
+    let head = &first.buf.bytes()[payload(first)];
+    let rest: ArrayVec<&[u8], { TRAIN + 1 }> = later.iter().map(|p| &p.buf.bytes()[payload(p)]).collect();
+    let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
+    let wire_len = train.iter().map(|p| p.packet.ip_len).max().unwrap_or(0);
     let tuple = first.packet.tuple;
-    let (kind, sport, dport) = l4::parse(&l4::Payload {
-        head: &first.buf.bytes()[payload(first)],
-        total,
-        rest,
-        src: tuple.src,
-        dst: tuple.dst,
-        proto: tuple.proto,
-        verify,
-    });
-    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(tuple.proto, &first.buf.bytes()[payload(first)]) {
+    let (src, dst, proto, ttl) = (tuple.src, tuple.dst, tuple.proto, first.packet.ttl);
+    let verify = verify && !first.packet.in_port.is_twin();
+    let (kind, sport, dport) = l4::parse(&l4::Payload { head, rest: &rest, total, src, dst, proto, ttl, verify });
+    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(proto, head) {
         return Err(DropReason::FragmentInvalid);
     }
     let mut packet = first.packet;
@@ -164,6 +155,7 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
     (packet.tuple.sport, packet.tuple.dport) = (sport, dport);
     packet.fragment = None;
     // Invariant: `Defrag` refuses payloads beyond 65,535 bytes.
+    packet.l4_len = u16::try_from(total).unwrap_or(u16::MAX);
     packet.ip_len = u32::from(packet.l4 - packet.l3) + u32::try_from(total).unwrap_or(0);
     if !tuple.is_ipv4() {
         packet.ip_len -= 8; // the datagram has no fragment header
@@ -176,7 +168,8 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
 fn cuts_header(protocol: u8, b: &[u8]) -> bool {
     let header = match protocol {
         proto::TCP => b.get(12).map_or(tcp::TCP_HEADER, |o| usize::from(o >> 4) * 4),
-        proto::UDP => l4::UDP_HEADER,
+        proto::UDP | proto::UDPLITE => l4::UDP_HEADER,
+        proto::SCTP => sctp::HEADER,
         proto::ICMP | proto::ICMPV6 => icmp::HEADER,
         _ => 0,
     };

@@ -83,18 +83,22 @@ fn promised(p: &Packet, bytes: &[u8]) {
     assert!(l4 >= l3 + if p.tuple.is_ipv4() { 20 } else { 40 });
     assert!(l4 <= end && end <= bytes.len());
     assert_eq!((p.ip_len as usize, p.wire_len as usize), (end - l3, end - l3));
+    assert_eq!(usize::from(p.l4_len), end - l4);
     assert_eq!(p.tuple.src.is_ipv4(), p.tuple.dst.is_ipv4());
-    assert_eq!(p.fragment.is_some(), p.kind == L4::Fragment);
+    assert!(p.fragment.is_some() || p.kind != L4::Fragment);
+    assert!(p.fragment.is_none() || matches!(p.kind, L4::Fragment | L4::Invalid(_)));
     let room = end - l4;
     match p.kind {
         L4::Tcp(_) => assert!(room >= 20 && p.tuple.proto == proto::TCP),
         L4::Udp => assert!(room >= 8 && p.tuple.proto == proto::UDP),
+        L4::UdpLite => assert!(room >= 8 && p.tuple.proto == proto::UDPLITE),
+        L4::Sctp(s) => assert!(room >= 16 && p.tuple.proto == proto::SCTP && s.chunks.iter().count() > 0),
         L4::IcmpQuery | L4::NeighbourDiscovery | L4::IcmpError(None) => assert!(room >= 8 && p.tuple.is_icmp()),
         L4::IcmpError(Some(q)) => {
             assert!(p.tuple.is_icmp());
             assert_eq!(q.tuple.is_ipv4(), p.tuple.is_ipv4());
             assert_eq!(q.tuple.src.is_ipv4(), q.tuple.dst.is_ipv4());
-            let quoted = 8 + usize::from(q.l4);
+            let quoted = usize::from(q.at) + usize::from(q.l4);
             assert!(quoted <= room);
             let needed = match (q.tuple.has_ports(), q.tuple.is_icmp()) {
                 (true, _) => 4,
@@ -103,6 +107,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
             };
             assert!(room - quoted >= needed);
         }
+        L4::Gre => assert!(p.tuple.proto == proto::GRE && p.tuple.sport == 0),
         L4::Other | L4::Fragment | L4::Invalid(_) => {}
     }
 }
@@ -143,6 +148,8 @@ pub fn target(from: &Tuple, input: &mut Input<'_>) -> Tuple {
     to.dst = address(from.dst, input);
     if from.has_ports() {
         (to.sport, to.dport) = (input.word(), input.word());
+    } else if from.proto == proto::GRE && from.dport != 0 {
+        to.dport = input.word(); // version 1, but for a call id of 0
     } else if from.is_icmp() {
         to.sport = input.word(); // the identifier; type and code are no port
     }
@@ -159,7 +166,8 @@ fn l4_right(b: &[u8], p: &Packet) -> bool {
             let len = usize::from(be16_at(data, 4));
             transport_ok(p.tuple.src, p.tuple.dst, proto::UDP, &data[..len])
         }
-        L4::Tcp(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::TCP, data),
+        L4::Tcp(_) | L4::UdpLite => transport_ok(p.tuple.src, p.tuple.dst, p.tuple.proto, data),
+        L4::Sctp(_) => data[8..12] == sctp_checksum(data),
         L4::IcmpQuery | L4::IcmpError(_) if p.tuple.is_ipv4() => checksum::sum(data) == 0xffff,
         L4::IcmpQuery | L4::IcmpError(_) => transport_ok(p.tuple.src, p.tuple.dst, proto::ICMPV6, data),
         _ => true,
@@ -190,7 +198,7 @@ pub fn packet_of(frame: &[u8], verify: bool) -> Option<Packet> {
 /// were, and translating it back gives what it was. Says whether there was anything to translate.
 pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
-    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::IcmpQuery | L4::Other) {
+    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::Gre | L4::IcmpQuery | L4::Other) {
         return false; // INVALID is never translated, fragments as a whole, errors below
     }
     let to = target(&p.tuple, input);
@@ -208,6 +216,9 @@ pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
 pub fn translates_error(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
     let L4::IcmpError(Some(quoted)) = p.kind else { return false };
+    if p.tuple.is_ipv4() && quoted.l4 < 20 {
+        return false; // its header lies about its length: there is no checksum to be right
+    }
     let outer = target(&Tuple { proto: 0, ..p.tuple }, input);
     let to = ErrorTarget { src: outer.src, dst: outer.dst, quoted: target(&quoted.tuple, input) };
     let mut b = frame.to_vec();
@@ -226,7 +237,7 @@ pub fn translates_error(frame: &[u8], input: &mut Input<'_>) -> bool {
 
 /// Whether the quoted IPv4 header's checksum is right.
 fn quote_right(b: &[u8], p: &Packet, quoted: &Quoted) -> bool {
-    let at = usize::from(p.l4) + 8;
+    let at = usize::from(p.l4) + usize::from(quoted.at);
     !p.tuple.is_ipv4() || checksum::sum(&b[at..at + usize::from(quoted.l4)]) == 0xffff
 }
 
@@ -275,6 +286,8 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (WAN, icmp("198.51.100.20", ME, 11, 0, [0; 4], &ping(ME, SERVER, 7, 1).ip())),
         (LAN, icmp(HOST, SERVER, 3, 3, [0; 4], &udp(SERVER, 53, HOST, 4000, b"answer").ip())),
         (LAN, other(HOST, SERVER, 47, b"generic routing")),
+        (LAN, other(HOST, SERVER, 47, &[0x30, 1, 0x88, 0x0b, 0, 4, 0x12, 0x34, 1, 2, 3, 4])),
+        (LAN, other(HOST6, SERVER6, 47, &[0x20, 0, 8, 0, 0, 0, 0, 7, 1, 2, 3, 4])),
         (LAN, other(HOST6, SERVER6, 50, b"secret")),
         (LAN, ping(HOST, "10.0.0.1", 9, 1)),
         (LAN_TWIN, pong("10.0.0.1", HOST, 9, 1)),
@@ -290,6 +303,16 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (LAN, first),
         (LAN, second),
         (LAN, question.vlan(7)),
+        (LAN, udplite(HOST, 4000, SERVER, 53, 8, b"light")),
+        (WAN, udplite(SERVER, 53, ME, 4000, 0, b"light")),
+        (LAN, udplite(HOST6, 4000, SERVER6, 53, 10, b"light")),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 0, &[init(1, 1)])),
+        (WAN, sctp(SERVER, 80, ME, 4000, 1, &[init(2, 2)])),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 2, &[chunk(10, 0, b"cookie"), chunk(0, 3, &[0; 20])])),
+        (WAN, sctp(SERVER, 80, ME, 4000, 1, &[chunk(11, 0, b""), chunk(4, 0, b"heartbeat")])),
+        (LAN, sctp(HOST, 4000, SERVER, 80, 2, &[chunk(6, 1, b"")])),
+        (LAN, sctp(HOST6, 4000, SERVER6, 80, 9, &[chunk(4, 0, b"heartbeat")])),
+        (WAN, icmp("198.51.100.20", ME, 3, 4, [0, 0, 5, 0], &sctp(ME, 4000, SERVER, 80, 0, &[init(1, 1)]).ip())),
     ]
 }
 
@@ -423,7 +446,7 @@ fn answer_to(b: &[u8]) -> Vec<u8> {
     out[at..at + n].copy_from_slice(&b[at + n..at + 2 * n]);
     out[at + n..at + 2 * n].copy_from_slice(&b[at..at + n]);
     match p.kind {
-        L4::Tcp(_) | L4::Udp => {
+        L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) => {
             out[l4..l4 + 2].copy_from_slice(&b[l4 + 2..l4 + 4]);
             out[l4 + 2..l4 + 4].copy_from_slice(&b[l4..l4 + 2]);
             if let L4::Tcp(s) = p.kind {
@@ -439,16 +462,22 @@ fn answer_to(b: &[u8]) -> Vec<u8> {
 
 /// Puts the transport checksum right.
 fn seal(b: &mut [u8], l4: usize, end: usize, p: &Packet) {
+    if matches!(p.kind, L4::Sctp(_)) {
+        let sum = sctp_checksum(&b[l4..end]);
+        b[l4 + 8..l4 + 12].copy_from_slice(&sum);
+        return;
+    }
     let (at, pseudo) = match (p.kind, p.tuple.is_ipv4()) {
         (L4::Tcp(_), _) => (16, true),
         (L4::Udp, _) if be16_at(b, l4 + 6) != 0 => (6, true),
+        (L4::UdpLite, _) => (6, true),
         (L4::IcmpQuery, v4) => (2, !v4),
         _ => return,
     };
     let len = if p.kind == L4::Udp { usize::from(be16_at(b, l4 + 4)) } else { end - l4 };
     b[l4 + at..l4 + at + 2].fill(0);
     let pseudo = if pseudo { checksum::pseudo(p.tuple.dst, p.tuple.src, p.tuple.proto, len) } else { 0 };
-    let sum = !checksum::fold(checksum::add(pseudo, &b[l4..l4 + len]));
+    let sum = !checksum::fold(checksum::add(pseudo, covered(p.tuple.proto, &b[l4..l4 + len])));
     b[l4 + at..l4 + at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane::conntrack::tuple::proto;
-use dataplane::parse::checksum;
+use dataplane::parse::{checksum, crc32c};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -18,7 +18,18 @@ pub fn be16_at(b: &[u8], at: usize) -> u16 {
 
 /// Whether the transport data `b`, its checksum field included, is right.
 pub fn transport_ok(src: IpAddr, dst: IpAddr, proto: u8, b: &[u8]) -> bool {
-    checksum::fold(checksum::add(checksum::pseudo(src, dst, proto, b.len()), b)) == 0xffff
+    checksum::fold(checksum::add(checksum::pseudo(src, dst, proto, b.len()), covered(proto, b))) == 0xffff
+}
+
+/// What the checksum covers of transport data: all, but for UDP-Lite.
+pub fn covered(proto: u8, b: &[u8]) -> &[u8] {
+    match proto {
+        proto::UDPLITE => match usize::from(be16_at(b, 4)) {
+            0 => b,
+            n => &b[..n.min(b.len())],
+        },
+        _ => b,
+    }
 }
 
 /// A packet as a test writes it.
@@ -64,6 +75,47 @@ pub fn udp(src: &str, sport: u16, dst: &str, dport: u16, payload: &[u8]) -> Pkt 
     p.l4.extend([0, 0]);
     p.l4.extend(payload);
     p.seal(6)
+}
+
+/// A UDP-Lite datagram whose checksum covers `coverage` bytes; 0 is all.
+pub fn udplite(src: &str, sport: u16, dst: &str, dport: u16, coverage: u16, payload: &[u8]) -> Pkt {
+    let mut p = base(src, dst, proto::UDPLITE);
+    p.l4.extend(sport.to_be_bytes());
+    p.l4.extend(dport.to_be_bytes());
+    p.l4.extend(coverage.to_be_bytes());
+    p.l4.extend([0, 0]);
+    p.l4.extend(payload);
+    p.seal(6)
+}
+
+/// An SCTP packet.
+pub fn sctp(src: &str, sport: u16, dst: &str, dport: u16, vtag: u32, chunks: &[Vec<u8>]) -> Pkt {
+    let mut p = base(src, dst, proto::SCTP);
+    p.l4.extend(sport.to_be_bytes());
+    p.l4.extend(dport.to_be_bytes());
+    p.l4.extend(vtag.to_be_bytes());
+    p.l4.extend([0; 4]);
+    for c in chunks {
+        p.l4.extend(c);
+        p.l4.resize(p.l4.len().next_multiple_of(4), 0);
+    }
+    p.sealed()
+}
+
+/// An SCTP chunk, its padding left out.
+pub fn chunk(kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
+    let [high, low] = ((4 + body.len()) as u16).to_be_bytes();
+    [&[kind, flags, high, low], body].concat()
+}
+
+/// INIT (1) or INIT ACK (2) with an initiate tag.
+pub fn init(kind: u8, tag: u32) -> Vec<u8> {
+    chunk(kind, 0, &[&tag.to_be_bytes()[..], &[0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1]].concat())
+}
+
+/// SCTP's checksum over transport data, its field counted as zero.
+pub fn sctp_checksum(b: &[u8]) -> [u8; 4] {
+    crc32c::sum([&b[..8], &[0; 4], &b[12..]]).to_le_bytes()
 }
 
 /// A TCP segment.
@@ -145,10 +197,10 @@ impl Pkt {
             checksum::sum(&self.l4)
         } else {
             let pseudo = checksum::pseudo(self.src, self.dst, self.proto, self.l4.len());
-            checksum::fold(checksum::add(pseudo, &self.l4))
+            checksum::fold(checksum::add(pseudo, covered(self.proto, &self.l4)))
         };
         let sum = match !sum {
-            0 if self.proto == proto::UDP => 0xffff,
+            0 if matches!(self.proto, proto::UDP | proto::UDPLITE) => 0xffff,
             s => s,
         };
         self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -167,10 +219,15 @@ impl Pkt {
         self.sealed()
     }
 
-    fn sealed(self) -> Self {
+    fn sealed(mut self) -> Self {
         match self.proto {
+            proto::SCTP if self.l4.len() >= 12 => {
+                let sum = sctp_checksum(&self.l4);
+                self.l4[8..12].copy_from_slice(&sum);
+                self
+            }
             proto::TCP => self.seal(16),
-            proto::UDP => self.seal(6),
+            proto::UDP | proto::UDPLITE => self.seal(6),
             proto::ICMP | proto::ICMPV6 => self.seal(2),
             _ => self,
         }
@@ -186,7 +243,8 @@ impl Pkt {
     pub fn broken_checksum(mut self) -> Self {
         let at = match self.proto {
             proto::TCP => 16,
-            proto::UDP => 6,
+            proto::UDP | proto::UDPLITE => 6,
+            proto::SCTP => 8,
             _ => 2,
         };
         self.l4[at] ^= 0x10;
@@ -345,18 +403,22 @@ impl Seen {
             let right = match p {
                 proto::ICMP if src.is_ipv4() => checksum::sum(b) == 0xffff,
                 proto::UDP if be16_at(b, 6) == 0 => true,
-                proto::TCP | proto::UDP => transport_ok(src, dst, p, b),
+                proto::TCP | proto::UDP | proto::UDPLITE => transport_ok(src, dst, p, b),
                 proto::ICMPV6 if src.is_ipv6() => transport_ok(src, dst, p, b),
+                proto::SCTP if b.len() >= 12 => b[8..12] == sctp_checksum(b),
                 _ => true,
             };
             assert!(right, "transport checksum of {src} > {dst} protocol {p}");
         }
         let (sport, dport, flags, payload) = match p {
-            proto::TCP | proto::UDP if fragment == Some((0, true)) && b.len() >= 4 && b.len() < 20 => {
+            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP
+                if fragment == Some((0, true)) && (4..20).contains(&b.len()) =>
+            {
                 (be16_at(b, 0), be16_at(b, 2), 0, &b[4..])
             }
             proto::TCP if b.len() >= 20 => (be16_at(b, 0), be16_at(b, 2), b[13], &b[20..]),
-            proto::UDP if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
+            proto::UDP | proto::UDPLITE if b.len() >= 8 => (be16_at(b, 0), be16_at(b, 2), 0, &b[8..]),
+            proto::SCTP if b.len() >= 12 => (be16_at(b, 0), be16_at(b, 2), 0, &b[12..]),
             proto::ICMP | proto::ICMPV6 if b.len() >= 8 => (be16_at(b, 4), be16_at(b, 0), 0, &b[8..]),
             _ => (0, 0, 0, b),
         };
@@ -394,7 +456,7 @@ impl Seen {
     /// `src:sport > dst:dport`, for assertions that a person reads.
     pub fn flow(&self) -> String {
         let Self { src, sport, dst, dport, .. } = self;
-        if matches!(self.proto, proto::TCP | proto::UDP) {
+        if matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP) {
             format!("{src}:{sport} > {dst}:{dport}")
         } else if matches!(self.proto, proto::ICMP | proto::ICMPV6) {
             format!("{src} > {dst} icmp {}/{} id {sport}", dport >> 8, dport & 0xff)

@@ -65,6 +65,7 @@ type End = (IpAddr, u16);
 #[derive(Debug)]
 pub struct Places {
     nat: bool,
+    zones: bool,
     /// Forwarded ports: protocol, public end, server.
     dnat: Vec<(u8, End, End)>,
 }
@@ -80,7 +81,7 @@ impl Places {
             }
             _ => None,
         });
-        Self { nat: !policy.nat.is_empty(), dnat: dnat.collect() }
+        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], dnat: dnat.collect() }
     }
 
     /// Whether nothing is translated.
@@ -217,7 +218,8 @@ impl Generator {
         if dice.permille(3) {
             shot.packet.ttl = dice.of(&[0, 1, 2]);
         }
-        if dice.permille(3) {
+        // Linux looks for a connection outside of the zone too where there is none in it; in Sluice a zone is apart.
+        if dice.permille(3) && !self.places.zones {
             side = side.other();
         }
         if dice.permille(4) && !shot.packet.src.is_ipv4() {

@@ -228,11 +228,12 @@ impl Conn {
         Ok((original, reply, self.state.as_deref().map(state).transpose()?))
     }
 
-    /// What a worker makes it from.
+    /// What a worker makes it from; `judge`: the policy is asked about it at its next packet, where the interface that its
+    /// first packet came in by is known.
     ///
     /// # Errors
     /// One sentence, where it does not go together or a name is not known.
-    pub fn to_spec(&self, names: &Names<'_>) -> Result<ConnSpec, String> {
+    pub fn to_spec(&self, names: &Names<'_>, judge: bool) -> Result<ConnSpec, String> {
         let (original, reply, state) = self.check()?;
         let helper = match &self.helper {
             None => None,
@@ -273,7 +274,7 @@ impl Conn {
             bytes: [self.original.bytes, self.reply.bytes],
             interface,
             local: self.local,
-            judge: self.interface.is_some(),
+            judge: judge && self.interface.is_some(),
         })
     }
 }

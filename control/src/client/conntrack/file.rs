@@ -165,7 +165,7 @@ pub async fn restore(client: &Client, file: &Path, keep_going: bool) -> Result<R
                 None => more = false,
             }
         }
-        let restored: Restored = client.ask_with(Method::POST, "/v1/conntrack", &conns).await?;
+        let restored: Restored = client.ask_with(Method::POST, "/v1/conntrack/restore", &conns).await?;
         report.made += restored.made;
         for refused in restored.refused {
             report.refuse(refused.why, numbers.get(refused.place).copied().unwrap_or_default());

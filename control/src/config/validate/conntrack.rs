@@ -29,8 +29,9 @@ const MAX_EXPECT: usize = 65_536;
 /// Most helper rules: each new connection is matched against all of them.
 const MAX_HELPERS: usize = 256;
 
-/// Most limits: each new connection is counted by all that it falls under.
-const MAX_LIMITS: usize = 64;
+/// Most limits: each new connection is counted by all that it falls under, and each of sources needs room for as many
+/// as there can be connections.
+const MAX_LIMITS: usize = 16;
 
 /// Helpers of the kernel that are not built.
 const LATER_HELPERS: &[&str] = &["irc", "sip", "h323", "amanda", "netbios-ns", "sane", "snmp"];

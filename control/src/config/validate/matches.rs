@@ -288,7 +288,7 @@ impl<'y> MatchReader<'_, 'y> {
         let Some(node) = node else { return Vec::new() };
         // Where `proto` was given but refused, that is error enough.
         if !(proto.iter().all(|p| WITH_PORTS.contains(p)) && (given || !proto.is_empty())) {
-            let accepted = "in rules whose proto is tcp, udp or both (or sctp, dccp, udplite)";
+            let accepted = "in rules whose proto is tcp, udp or both (or sctp, udplite)";
             self.reader.refuse(node, format_args!("needs a protocol with ports; accepted: {accepted}"));
         }
         let accepted = "a port from 0 to 65535, a range such as 1024-2047, a list of these";

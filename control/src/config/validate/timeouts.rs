@@ -14,20 +14,8 @@ const TIMEOUT_NANOS: std::ops::RangeInclusive<u64> = 100_000_000..=365 * 86_400 
 /// Most timeout policies: rules name them by one byte, of which 0 says "none".
 const MAX_POLICIES: usize = 255;
 
-/// Timeouts of nf_conntrack for parts that are not built.
-const LATER: &[&str] = &[
-    "dccp_request",
-    "dccp_respond",
-    "dccp_partopen",
-    "dccp_open",
-    "dccp_closereq",
-    "dccp_closing",
-    "dccp_timewait",
-    "udplite",
-    "udplite_stream",
-    "expect_irc",
-    "expect_sip",
-];
+/// Timeouts for helpers that are not built.
+const LATER: &[&str] = &["expect_irc", "expect_sip"];
 
 /// Timeouts of what is not a connection: a policy, which belongs to a connection, cannot have them.
 fn is_of_no_connection(name: &str) -> bool {
