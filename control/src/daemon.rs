@@ -4,14 +4,13 @@
 //! [`run`]: the policy comes into force, the twins are set up, the kernel is mirrored, and only then is anyone
 //! answered. It ends when told to; the socket's file goes first, then the caller stops the dataplane, and the twins
 //! take addresses and routes with them.
-//! *Threads*: one tokio thread. *Limits*: open dumps get `GRACE` to end.
+//! *Threads*: one tokio thread. *Limits*: open dumps get `GRACE` to end; streams of events end at once.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::api::DropReason;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,9 +28,6 @@ use crate::workers::{Attachment, Workers};
 
 /// How long requests under way may take once the process was told to stop.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// How often a table that stays full is reported.
-const FULL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +113,6 @@ pub async fn run(
         .map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
     let publisher = Publisher::new(Arc::clone(&workers), Arc::clone(&ledger));
     publisher.publish(config.policy.clone()).await?;
-    tokio::spawn(watch_table(Arc::clone(&workers)));
     let mut kernel = None;
     if dataplane.twins {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(KernelError::Socket)?;
@@ -140,27 +135,8 @@ pub async fn run(
         dataplane.link,
         dataplane.dpdk_version,
     ));
+    tokio::spawn(crate::alarm::watch(Arc::clone(&gateway)));
     serve(listeners, gateway, ready, stop).await
-}
-
-/// Says when connections are refused because the table is full: at once, then once in [`FULL_AGAIN`].
-async fn watch_table(workers: Arc<Workers>) {
-    let refused = || workers.stats().map(|s| s.drops[DropReason::ConntrackFull as usize].value()).sum::<u64>();
-    let mut told = 0;
-    loop {
-        let now = refused();
-        if now == told {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        }
-        let limit = workers.limit_per_worker();
-        tracing::warn!(
-            refused = now - told,
-            "the connection table is full: {limit} connections of a worker (conntrack.max)"
-        );
-        told = now;
-        tokio::time::sleep(FULL_AGAIN).await;
-    }
 }
 
 async fn serve(
@@ -191,6 +167,7 @@ async fn serve(
         }
     }
     drop(listeners.socket);
+    gateway.workers.changes().close();
     stopping.send_replace(true);
     let ended = async {
         let _ = api.await;

@@ -7,7 +7,9 @@
 //!
 //! [`client`] is the other end of the socket: `sluicectl`, which links no DPDK.
 
+pub mod alarm;
 pub mod api;
+pub mod changes;
 pub mod client;
 pub mod config;
 pub mod cpu;

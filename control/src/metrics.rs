@@ -16,6 +16,7 @@ use dataplane::api::stats::{
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
+use crate::alarm::{self, LEVELS};
 use crate::config::Interface;
 use crate::gateway::{Gateway, VERSION};
 
@@ -85,6 +86,24 @@ fn tracking(f: &mut Families, g: &Gateway) {
     }
     let limit = g.workers.limit_per_worker().saturating_mul(g.workers.len());
     f.gauge("sluice_conntrack_limit", "Most connections, all workers together.").add(&[], limit as u64);
+    let mut alarm = f.gauge(
+        "sluice_conntrack_alarm",
+        "Whether some worker has filled so many percent of its share of the limit, or all that is not reserved.",
+    );
+    for (level, reached) in LEVELS.into_iter().zip(alarm::levels(g)) {
+        alarm.add(&[("level", level)], reached.into());
+    }
+    let mut expectations = f.gauge("sluice_conntrack_expectations", "Connections that the worker's helpers expect.");
+    for (name, s) in named_workers(g) {
+        expectations.add(&[("worker", &name)], s.expectations.value());
+    }
+    let mut listeners = f.gauge("sluice_conntrack_listeners", "Clients that follow changes of connections.");
+    listeners.add(&[], g.workers.changes().listeners() as u64);
+    let mut lost = f.counter(
+        "sluice_conntrack_events_lost_total",
+        "Reports of changed connections that found no room on their way to control or to a listener.",
+    );
+    lost.add(&[], sum(g, |s| s.events_lost.value()) + g.workers.changes().lost());
     let mut events = f.counter("sluice_conntrack_events_total", "What happened to connections.");
     for (i, event) in CtEvent::ALL.iter().enumerate() {
         events.add(&[("event", event.label())], sum(g, |s| s.ct_events[i].value()));

@@ -2,32 +2,40 @@
 //!
 //! *Life-cycle*: [`Workers::attach`] once after the dataplane started; the bridging thread it starts ends when the
 //! workers have dropped their ends of the message channel.
-//! *Threads*: one std thread, `sluice-messages`, blocks on the workers' messages and sorts them: answers to dumps go to
-//! whoever waits for them, retired policies to the [`Ledger`], wishes for neighbours to the kernel mirror. All else runs
-//! on control's one tokio thread. What workers send back (old policies and forwarding tables) is freed on these two.
-//! *Limits*: a worker answers dump and flush commands in the order it got them, so at most one is under way per worker;
-//! dumps of several clients take turns chunk by chunk. Wishes for neighbours beyond [`RESOLVE_QUEUE`] are forgotten:
-//! the worker asks again.
+//! *Threads*: one std thread, `sluice-messages`, blocks on the workers' messages and sorts them ([`bridge`]). All else
+//! runs on control's one tokio thread. What workers send back (old policies and forwarding tables) is freed on these two.
+//! *Limits*: a worker answers commands about its connections in the order it got them, so those of one step are under
+//! way per worker, and no other's; dumps of several clients take turns chunk by chunk.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message};
+use dataplane::api::Tuple;
+use dataplane::api::command::{
+    CREATE_PER_COMMAND, Command, ConnChange, ConnFilter, ConnSpec, ConnView, CreateError, ExpectView, Message,
+    SCAN_PER_COMMAND, home_of,
+};
 use dataplane::api::launch::{Handle, PortInfo, WorkerHandle};
 use dataplane::api::stats::WorkerStats;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::api::show::proto_name;
+use crate::changes::{Hub, Subscription, Wanted};
 use crate::ledger::Ledger;
+use bridge::{Answer, Bridge};
+
+mod bridge;
 
 /// Connections per chunk of a dump.
 pub const LIST_CHUNK: usize = 256;
 
-/// Wishes for neighbours that may wait for the kernel mirror.
+/// Slots that one command looks at: a dump with room for as many stops where a flush of the same slots does.
+const STEP: usize = SCAN_PER_COMMAND as usize;
+
+/// Wishes for neighbours that may wait for the kernel mirror; those beyond are forgotten, and the worker asks again.
 pub const RESOLVE_QUEUE: usize = 1024;
 
 /// How long a worker may take to accept or answer a command before it counts as stuck.
@@ -88,16 +96,13 @@ impl From<&Handle> for Attachment {
     }
 }
 
-/// An answer to a dump or flush.
-enum ScanAnswer {
-    Listed(Option<u64>, Vec<ConnView>),
-    Flushed(Option<u64>, u64),
-}
+/// What became of connections that were to be made: how many were, and which were not and why, by their place.
+pub type Made = (u64, Vec<(usize, CreateError)>);
 
-/// The receiving end of one worker's scan answers, and how many of them nobody has taken: a client that went away in
-/// the middle leaves one.
-struct Scan {
-    answers: mpsc::UnboundedReceiver<ScanAnswer>,
+/// The receiving end of one worker's answers, and how many of them nobody has taken: a client that went away in the
+/// middle leaves some.
+struct Talk {
+    answers: mpsc::UnboundedReceiver<Answer>,
     outstanding: usize,
 }
 
@@ -106,7 +111,7 @@ struct Worker {
     cpu: usize,
     commands: Sender<Command>,
     stats: Arc<WorkerStats>,
-    scan: AsyncMutex<Scan>,
+    talk: AsyncMutex<Talk>,
     generation: watch::Receiver<u64>,
 }
 
@@ -116,6 +121,9 @@ pub struct Workers {
     ports: Vec<PortInfo>,
     hugepages: bool,
     limit_per_worker: usize,
+    changes: Arc<Hub>,
+    /// Whether the workers were told to report changes; `None` where not all of them have got the last word.
+    told: AsyncMutex<Option<bool>>,
 }
 
 impl Workers {
@@ -138,18 +146,22 @@ impl Workers {
                 cpu: w.cpu,
                 commands: w.commands,
                 stats: w.stats,
-                scan: AsyncMutex::new(Scan { answers, outstanding: 0 }),
+                talk: AsyncMutex::new(Talk { answers, outstanding: 0 }),
                 generation,
             });
             ends.push((answer, in_force));
         }
-        let bridge = Bridge { messages: dataplane.messages, ends, resolve, ledger, interface_names };
+        let changes = Arc::new(Hub::default());
+        let heard = Arc::clone(&changes);
+        let bridge = Bridge { messages: dataplane.messages, ends, resolve, ledger, interface_names, changes: heard };
         std::thread::Builder::new().name("sluice-messages".into()).spawn(move || bridge.run())?;
         let all = Self {
             workers,
             ports: dataplane.ports,
             hugepages: dataplane.hugepages,
             limit_per_worker: dataplane.conntrack_limit_per_worker,
+            changes,
+            told: AsyncMutex::new(Some(false)),
         };
         Ok((Arc::new(all), wishes))
     }
@@ -245,9 +257,9 @@ impl Workers {
         filter: ConnFilter,
     ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
         let command = Command::List { cursor, filter, into: Vec::with_capacity(LIST_CHUNK) };
-        match self.scan(worker, command).await? {
-            ScanAnswer::Listed(next, conns) => Ok((conns, next)),
-            ScanAnswer::Flushed(..) => Err(WorkerError::Stuck { worker }),
+        match self.ask(worker, command).await? {
+            Answer::Listed(next, conns) => Ok((conns, next)),
+            _ => Err(WorkerError::Stuck { worker }),
         }
     }
 
@@ -261,74 +273,184 @@ impl Workers {
         cursor: u64,
         filter: ConnFilter,
     ) -> Result<(u64, Option<u64>), WorkerError> {
-        match self.scan(worker, Command::Flush { cursor, filter }).await? {
-            ScanAnswer::Flushed(next, ended) => Ok((ended, next)),
-            ScanAnswer::Listed(..) => Err(WorkerError::Stuck { worker }),
+        match self.ask(worker, Command::Flush { cursor, filter }).await? {
+            Answer::Flushed(next, ended) => Ok((ended, next)),
+            _ => Err(WorkerError::Stuck { worker }),
         }
     }
 
-    async fn scan(&self, worker: usize, command: Command) -> Result<ScanAnswer, WorkerError> {
-        let mut scan = self.workers[worker].scan.lock().await;
-        let scan = &mut *scan;
-        let next = async |scan: &mut Scan| match timeout(COMMAND_TIMEOUT, scan.answers.recv()).await {
+    /// The same, and answers the connections as they were just before: the worker walks over the same entries twice, one
+    /// walk right after the other. What comes in between is ended and not shown.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn delete(
+        &self,
+        worker: usize,
+        cursor: u64,
+        filter: ConnFilter,
+    ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
+        let list = Command::List { cursor, filter, into: Vec::with_capacity(STEP) };
+        match self.ask_both(worker, list, Command::Flush { cursor, filter }).await? {
+            (Answer::Listed(_, conns), Answer::Flushed(next, _)) => Ok((conns, next)),
+            _ => Err(WorkerError::Stuck { worker }),
+        }
+    }
+
+    /// Has `worker` change the matching connections among the next from `cursor`; answers them with the change, and where
+    /// to go on. As with [`Self::delete`], the worker walks twice.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn update(
+        &self,
+        worker: usize,
+        cursor: u64,
+        filter: ConnFilter,
+        change: ConnChange,
+    ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
+        let list = Command::List { cursor, filter, into: Vec::with_capacity(STEP) };
+        let update = Command::Update { cursor, filter, change };
+        let (Answer::Listed(_, mut conns), Answer::Updated(next)) = self.ask_both(worker, list, update).await? else {
+            return Err(WorkerError::Stuck { worker });
+        };
+        // The change may be such that the filter finds them no more.
+        for conn in &mut conns {
+            if let Some((mask, value)) = change.mark {
+                conn.mark = conn.mark & !mask | value & mask;
+            }
+            conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
+            conn.assured |= change.assured;
+        }
+        Ok((conns, next))
+    }
+
+    /// The connection that has `tuple` in either direction, and the worker that owns it.
+    ///
+    /// # Errors
+    /// Where a worker has ended or is stuck.
+    pub async fn get(&self, tuple: Tuple) -> Result<Option<(usize, ConnView)>, WorkerError> {
+        for worker in 0..self.len() {
+            match self.ask(worker, Command::Get { tuple }).await? {
+                Answer::Got(Some(conn)) => return Ok(Some((worker, conn))),
+                Answer::Got(None) => {}
+                _ => return Err(WorkerError::Stuck { worker }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts `conns` into the tables of the workers where they belong, [`CREATE_PER_COMMAND`] at a time.
+    ///
+    /// # Errors
+    /// Where a worker has ended or is stuck; what came before is in the tables.
+    pub async fn create(&self, conns: Vec<ConnSpec>) -> Result<Made, WorkerError> {
+        let mut home: Vec<Vec<(usize, ConnSpec)>> = vec![Vec::new(); self.len()];
+        for (place, conn) in conns.into_iter().enumerate() {
+            home[home_of(&conn.original, self.len())].push((place, conn));
+        }
+        let (mut all, mut none) = (0, Vec::new());
+        for (worker, mut conns) in home.into_iter().enumerate() {
+            while !conns.is_empty() {
+                let batch = conns.drain(..conns.len().min(CREATE_PER_COMMAND));
+                let (places, conns): (Vec<_>, Vec<_>) = batch.unzip();
+                let command = Command::Create { refused: Vec::with_capacity(conns.len()), conns };
+                let Answer::Created(made, refused) = self.ask(worker, command).await? else {
+                    return Err(WorkerError::Stuck { worker });
+                };
+                all += made;
+                none.extend(refused.into_iter().filter_map(|(n, why)| Some((*places.get(n)?, why))));
+            }
+        }
+        none.sort_unstable_by_key(|(place, _)| *place);
+        Ok((all, none))
+    }
+
+    /// The expectations of `worker`'s connections, at most `most`.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn expectations(&self, worker: usize, most: usize) -> Result<Vec<ExpectView>, WorkerError> {
+        match self.ask(worker, Command::Expectations { into: Vec::with_capacity(most) }).await? {
+            Answer::Expectations(all) => Ok(all),
+            _ => Err(WorkerError::Stuck { worker }),
+        }
+    }
+
+    /// What becomes of changes that nobody could take.
+    pub fn changes(&self) -> &Hub {
+        &self.changes
+    }
+
+    /// Reports the changes that are `wanted` from now on, until the subscription is dropped. The workers report while
+    /// anybody listens; `None` where too many do already.
+    ///
+    /// # Errors
+    /// Where a worker has ended or is stuck.
+    pub async fn subscribe(self: &Arc<Self>, wanted: Wanted) -> Result<Option<Subscription>, WorkerError> {
+        let workers = Arc::clone(self);
+        let last_gone = move || {
+            // Without a runtime control is being torn down, and the workers with it.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { workers.settle().await });
+            }
+        };
+        let Some(subscription) = self.changes.subscribe(wanted, Box::new(last_gone)) else { return Ok(None) };
+        self.settle().await?;
+        Ok(Some(subscription))
+    }
+
+    /// Tells the workers whether anybody listens, where that is news to them; returns when they know.
+    async fn settle(&self) -> Result<(), WorkerError> {
+        let mut told = self.told.lock().await;
+        let listened = self.changes.listeners() > 0;
+        if *told != Some(listened) {
+            *told = None;
+            self.broadcast(|_| Command::Subscribe(listened)).await?;
+            if listened {
+                // Commands are done in order: who answers the next one reports already.
+                let nowhere = Ipv4Addr::UNSPECIFIED.into();
+                let tuple = Tuple { src: nowhere, dst: nowhere, proto: 0, sport: 0, dport: 0, ct_zone: 0 };
+                self.get(tuple).await?;
+            }
+            *told = Some(listened);
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, worker: usize, command: Command) -> Result<Answer, WorkerError> {
+        let mut talk = self.workers[worker].talk.lock().await;
+        self.begin(worker, &mut talk, command).await?;
+        self.answer(worker, &mut talk).await
+    }
+
+    /// Sends two commands before it waits for the first answer.
+    async fn ask_both(&self, worker: usize, a: Command, b: Command) -> Result<(Answer, Answer), WorkerError> {
+        let mut talk = self.workers[worker].talk.lock().await;
+        self.begin(worker, &mut talk, a).await?;
+        self.send(worker, b).await?;
+        talk.outstanding += 1;
+        Ok((self.answer(worker, &mut talk).await?, self.answer(worker, &mut talk).await?))
+    }
+
+    /// Sends a command once all that nobody took is out of the way.
+    async fn begin(&self, worker: usize, talk: &mut Talk, command: Command) -> Result<(), WorkerError> {
+        while talk.outstanding > 0 {
+            self.answer(worker, talk).await?;
+        }
+        self.send(worker, command).await?;
+        talk.outstanding += 1;
+        Ok(())
+    }
+
+    async fn answer(&self, worker: usize, talk: &mut Talk) -> Result<Answer, WorkerError> {
+        match timeout(COMMAND_TIMEOUT, talk.answers.recv()).await {
             Ok(Some(answer)) => {
-                scan.outstanding -= 1;
+                talk.outstanding -= 1;
                 Ok(answer)
             }
             Ok(None) => Err(WorkerError::Gone { worker }),
             Err(_) => Err(WorkerError::Stuck { worker }),
-        };
-        while scan.outstanding > 0 {
-            next(scan).await?;
-        }
-        self.send(worker, command).await?;
-        scan.outstanding += 1;
-        next(scan).await
-    }
-}
-
-/// What the bridging thread owns.
-struct Bridge {
-    messages: Receiver<Message>,
-    ends: Vec<(mpsc::UnboundedSender<ScanAnswer>, watch::Sender<u64>)>,
-    resolve: mpsc::Sender<ResolveRequest>,
-    ledger: Arc<Mutex<Ledger>>,
-    interface_names: Vec<String>,
-}
-
-impl Bridge {
-    fn run(self) {
-        while let Ok(Message { worker, event }) = self.messages.recv() {
-            let Some((answer, in_force)) = self.ends.get(worker) else { continue };
-            match event {
-                Event::PolicyInForce { generation, old } => {
-                    if let Some((_, counters, _)) = &old {
-                        self.ledger.lock().retire(worker, counters);
-                    }
-                    in_force.send_replace(generation);
-                }
-                Event::FibInForce { old } => drop(old),
-                // A send fails only when control is being torn down.
-                Event::Listed { next, conns } => drop(answer.send(ScanAnswer::Listed(next, conns))),
-                Event::Flushed { next, ended } => drop(answer.send(ScanAnswer::Flushed(next, ended))),
-                Event::Got { .. }
-                | Event::Created { .. }
-                | Event::Updated { .. }
-                | Event::Expectations { .. }
-                | Event::Conn(_)
-                | Event::InvalidLog { .. } => {}
-                Event::Resolve { interface, address } => {
-                    let _ = self.resolve.try_send(ResolveRequest { interface, address });
-                }
-                Event::RuleLog { generation, rule, accepted, interface, tuple } => {
-                    let ledger = self.ledger.lock();
-                    let rule = ledger.rule_name(generation, rule);
-                    let interface = self.interface_names.get(usize::from(interface)).map_or("?", String::as_str);
-                    let action = if accepted { "accept" } else { "drop" };
-                    let proto = proto_name(tuple.proto);
-                    tracing::info!(target: "sluice::rule", rule, action, interface, worker, "{proto} {tuple}");
-                }
-            }
         }
     }
 }

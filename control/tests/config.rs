@@ -7,7 +7,10 @@ use std::sync::Arc;
 use control::config::{Config, load, parse};
 use dataplane::api::Nanos;
 use dataplane::api::launch::HugePages;
-use dataplane::api::policy::{Action, CtState, Match, NatKind, NatRuleSpec, PreservePort, Timeouts, ZoneId};
+use dataplane::api::policy::{
+    Action, ConntrackSpec, CtState, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, NatKind, NatRuleSpec, Policy,
+    PreservePort, Timeouts, ZoneId,
+};
 use proptest::prelude::*;
 
 /// The repository's root.
@@ -240,6 +243,137 @@ fn times_have_units() {
     assert_eq!(conntrack.timeouts.udp, Nanos::from_millis(500));
     assert_eq!(conntrack.timeouts.icmp, Nanos::from_secs(7));
     assert!(!conntrack.tcp_loose && !conntrack.checksum);
+}
+
+/// `conntrack` with these keys, and 4,096 connections.
+fn conntrack(keys: &str) -> ConntrackSpec {
+    let config = gateway(&format!("policy: {{}}\nconntrack:\n  max: 4096\n  {keys}\n"));
+    config.expect("the section is right").policy.conntrack
+}
+
+#[test]
+fn every_timeout_can_be_set_and_no_other_changes() {
+    for name in Timeouts::NAMES {
+        let mut wanted = Timeouts::default();
+        assert!(wanted.set(name, Nanos::from_secs(77)));
+        assert_eq!(conntrack(&format!("timeouts: {{{name}: 77}}")).timeouts, wanted, "{name}");
+    }
+}
+
+#[test]
+fn timeout_policies_begin_with_the_general_timeouts_wherever_those_stand() {
+    let spec = conntrack("timeout_policies: {a: {udp: 5s}, b: {}}\n  timeouts: {udp: 7s, icmp: 9s}");
+    let general = Timeouts { udp: Nanos::from_secs(7), icmp: Nanos::from_secs(9), ..Timeouts::default() };
+    let a = Timeouts { udp: Nanos::from_secs(5), ..general.clone() };
+    assert_eq!(spec.timeouts, general);
+    assert_eq!(spec.timeout_policies, [("a".to_owned(), a.clone()), ("b".to_owned(), general)]);
+    assert_eq!(spec.timeouts_of(1), &a);
+}
+
+#[test]
+fn rules_name_timeout_policies_set_marks_and_match_them() {
+    let config = gateway(
+        "policy:\n  rules:\n    \
+           - {name: plain, action: accept}\n    \
+           - {name: set, set_mark: 0x10/0xff, action: continue}\n    \
+           - {name: tell, from: lan, log: true, action: continue}\n    \
+           - {name: slow, mark: 16, timeout: b, set_mark: 5, action: accept}\n\
+         conntrack:\n  timeout_policies: {a: {udp: 1m}, b: {udp: 2m}}\n",
+    )
+    .expect("it is right");
+    let rules = &config.policy.rules;
+    let of = |i: usize| (rules[i].action, rules[i].set_mark, rules[i].timeout_policy, rules[i].matches.mark);
+    assert_eq!(of(0), (Action::Accept, None, 0, None));
+    assert_eq!(of(1), (Action::Continue, Some((0xff, 0x10)), 0, None));
+    assert_eq!((of(2).0, rules[2].log), (Action::Continue, true));
+    assert_eq!(of(3), (Action::Accept, Some((u32::MAX, 5)), 2, Some((u32::MAX, 16))));
+    let nat = one_nat("type: masquerade, to: wan, mark: 0/1");
+    assert_eq!(nat.matches.mark, Some((1, 0)));
+}
+
+#[test]
+fn tcp_settings_limits_and_reports_are_read() {
+    let spec = conntrack("tcp: {be_liberal: true, max_retrans: 5}\n  expect_max: 77\n  reserve: 100");
+    assert!(spec.tcp_be_liberal && spec.tcp_loose);
+    assert_eq!((spec.tcp_max_retrans, spec.expect_max, spec.reserve), (5, 77, 100));
+    assert_eq!(conntrack("reserve: 0").reserve, 0);
+    assert_eq!(conntrack("log_invalid: true").log_invalid, LogInvalid::All);
+    assert_eq!(conntrack("log_invalid: false").log_invalid, LogInvalid::None);
+    assert_eq!(conntrack("log_invalid: tcp").log_invalid, LogInvalid::Protocols(vec![6]));
+    let some = LogInvalid::Protocols(vec![6, 17, 1, 132]);
+    assert_eq!(conntrack("log_invalid: [tcp, udp, icmp, 132]").log_invalid, some);
+    let spec = conntrack(
+        "limits: [{per: source, max: 1000}, {per: source, prefix_v4: 24, prefix_v6: 48, max: 9, from: lan}, \
+         {per: zone, from: local, max: 5}]",
+    );
+    let wanted = [
+        LimitSpec { from: None, per: LimitPer::Source { v4: 32, v6: 64 }, max: 1000 },
+        LimitSpec { from: Some(ZoneId(1)), per: LimitPer::Source { v4: 24, v6: 48 }, max: 9 },
+        LimitSpec { from: Some(ZoneId::LOCAL), per: LimitPer::Zone, max: 5 },
+    ];
+    assert_eq!(spec.limits, wanted);
+}
+
+#[test]
+fn lists_that_cost_every_new_connection_are_short() {
+    let limits: String = (1..=17).map(|n| format!("{{per: source, prefix_v4: {n}, max: 5}}, ")).collect();
+    let helpers = "{helper: ftp, proto: tcp}, ".repeat(257);
+    let policies: String = (0..256).map(|n| format!("p{n}: {{}}, ")).collect();
+    for (key, list, why) in [
+        ("limits", format!("[{limits}]"), "has 17 limits; accepted: at most 16"),
+        ("helpers", format!("[{helpers}]"), "has 257 rules; accepted: at most 256"),
+        ("timeout_policies", format!("{{{policies}}}"), "has 256 policies; accepted: at most 255"),
+    ] {
+        let error = gateway(&format!("policy: {{}}\nconntrack:\n  {key}: {list}\n")).expect_err(key);
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn what_conntrack_leaves_out_has_its_default() {
+    let (spec, wanted) = (conntrack("checksum: true"), ConntrackSpec::default());
+    assert_eq!((spec.tcp_loose, spec.tcp_be_liberal, spec.tcp_max_retrans), (true, false, 3));
+    assert_eq!(spec.expect_max, wanted.expect_max);
+    assert_eq!(spec.reserve, 32, "one in 128");
+    assert!(spec.helpers.is_empty() && spec.limits.is_empty() && spec.timeout_policies.is_empty());
+    assert_eq!(spec.log_invalid, LogInvalid::None);
+    let config = gateway("policy: {}\nconntrack: {max: 1024}\n").expect("it is enough");
+    assert_eq!((config.policy.conntrack.reserve, config.policy.interface_ct_zones), (16, vec![0, 0]));
+    let config = gateway("policy: {}\n").expect("it is enough");
+    assert!((512..=1024).contains(&config.policy.conntrack.reserve));
+}
+
+#[test]
+fn helpers_are_assigned_by_rule() {
+    let spec = conntrack(
+        "helpers: [{helper: ftp, proto: tcp, dport: [21, 2121], from: lan, to: wan, state: new}, \
+         {helper: tftp, proto: udp, destination: 10.0.0.0/8}, {helper: pptp, proto: tcp, dport: 1723}]",
+    );
+    let kinds: Vec<_> = spec.helpers.iter().map(|h| h.kind).collect();
+    assert_eq!(kinds, [HelperKind::Ftp, HelperKind::Tftp, HelperKind::Pptp]);
+    let ftp = &spec.helpers[0].matches;
+    assert_eq!((&ftp.proto, &ftp.dport), (&vec![6], &vec![21..=21, 2121..=2121]));
+    assert_eq!((&ftp.from, &ftp.to, &ftp.state), (&vec![ZoneId(1)], &vec![ZoneId(2)], &vec![CtState::New]));
+    assert!(spec.helpers[1].matches.destination.as_ref().is_some_and(|d| d.set.contains(ip("10.1.2.3"))));
+}
+
+#[test]
+fn interfaces_have_conntrack_zones() {
+    let text = "interfaces:\n  a: {device: net_tap0, zone: lan, ct_zone: 65535}\n  b: {device: net_tap1, zone: wan}\n\
+                policy: {}\n";
+    let config = parse(text, Path::new("x.yaml")).expect("it is right");
+    assert_eq!(config.policy.interface_ct_zones, [65_535, 0]);
+}
+
+#[test]
+fn the_reference_compiles_with_all_that_it_shows() {
+    let policy = load_from_root(&root().join("configs/gateway.yaml")).expect("it loads").policy;
+    let spec = &policy.conntrack;
+    assert_eq!((spec.timeout_policies.len(), spec.helpers.len(), spec.limits.len()), (1, 2, 2));
+    assert_eq!((spec.reserve, spec.expect_max), (1024, 1024));
+    assert_eq!(policy.interface_ct_zones, [0, 0, 7]);
+    assert!(policy.rules.iter().any(|r| r.timeout_policy == 1) && policy.rules.iter().any(|r| r.set_mark.is_some()));
+    assert!(Policy::compile(policy).is_ok());
 }
 
 #[test]

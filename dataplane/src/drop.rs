@@ -64,6 +64,8 @@ drop_reasons! {
     InvalidCoverage "invalid_coverage" "INVALID: UDP-Lite's checksum covers less than its header or more than there is.";
     InvalidFlags "invalid_flags" "INVALID: no TCP sends this set of flags.";
     InvalidTcpState "invalid_tcp_state" "INVALID: the segment neither fits its connection's state nor can start one.";
+    InvalidWindow "invalid_window" "INVALID: a TCP sequence or acknowledgement number is outside the windows.";
+    InvalidRst "invalid_rst" "INVALID: the reset's sequence number is lower than what its receiver has acknowledged.";
     InvalidSctpChunks "invalid_sctp_chunks" "INVALID: an SCTP packet without chunks, with an empty one, or with some that cannot go together.";
     InvalidSctpTag "invalid_sctp_tag" "INVALID: the SCTP verification tag is not the association's.";
     InvalidSctpState "invalid_sctp_state" "INVALID: the SCTP chunk neither fits its connection's state nor can start one.";
@@ -75,6 +77,13 @@ drop_reasons! {
     InvalidErrorTarget "invalid_error_target" "INVALID: an ICMP error to another address than the quoted packet's source.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";
+    // Helpers
+    ExpectFull "expect_full" "The table of expectations is full, so a packet that announces a connection cannot pass.";
+    ExpectClash "expect_clash" "What a packet announces is expected for another connection already.";
+    HelperFull "helper_full" "There is no room for what the helper of another connection must remember.";
+    HelperOrder "helper_order" "Text before it is missing that may have to be rewritten; both are sent again.";
+    HelperEdits "helper_edits" "More text of a control connection would have to be rewritten than is remembered.";
+    HelperFragments "helper_fragments" "A segment whose text may have to be rewritten came in fragments.";
     ConntrackFull "conntrack_full" "The connection table is full, and nothing in it could make room.";
     LimitSource "limit_source" "The source network has as many connections as `conntrack.limits` allows it.";
     LimitZone "limit_zone" "The zone has as many connections as `conntrack.limits` allows it.";

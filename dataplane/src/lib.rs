@@ -26,6 +26,7 @@ pub mod path;
 pub mod conntrack;
 pub mod filter;
 pub mod forward;
+pub mod helper;
 pub mod nat;
 
 pub mod cpu;

@@ -50,10 +50,35 @@ impl CtState {
 pub struct TcpSegment {
     /// Flag bits, CWR to FIN.
     pub flags: u8,
+    /// What the options of a SYN say; `None` where it has none, and for other segments.
+    pub syn: Option<SynOptions>,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
+    /// The highest number acknowledged: of the first SACK option's right edges and `ack` the latest.
+    pub sack: u32,
+    /// Window, not scaled.
+    pub win: u16,
+    /// Payload, bytes.
+    pub len: u16,
+}
+
+impl TcpSegment {
+    /// How many sequence numbers it takes: one per byte, one for a SYN, one for a FIN.
+    #[inline]
+    pub const fn span(&self) -> u32 {
+        self.len as u32 + (self.flags >> 1 & 1) as u32 + (self.flags & 1) as u32
+    }
+}
+
+/// What the options of a SYN say of its sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SynOptions {
+    /// Window scale, at most 14.
+    pub scale: Option<u8>,
+    /// Whether it understands selective acknowledgements.
+    pub sack_permitted: bool,
 }
 
 /// What tracking looks at in an SCTP packet.

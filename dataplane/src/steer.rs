@@ -214,6 +214,12 @@ pub enum Note {
     Clash(Tuple),
     /// Your signpost for this tuple cannot be placed: no room.
     Full(Tuple),
+    /// The sender expects a connection with this key (source port 0 is any) and will own it.
+    Expect(Tuple),
+    /// It does no longer.
+    Unexpect(Tuple),
+    /// What you expect with this key cannot be kept: another one is expected, or there is no room.
+    Unexpected(Tuple),
 }
 
 /// One worker's ends of the packet rings to and from every other.

@@ -6,11 +6,14 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use common::ftp;
 use common::lab::*;
 use common::pkt::*;
+use common::session::Session;
 use dataplane::api::policy::*;
 use dataplane::api::{DropReason, RouteSpec, RouteTarget};
 use dataplane::conntrack::tuple::proto;
+use dataplane::helper::HELPED;
 use dataplane::io::PortIdx;
 use dataplane::steer::PACKET_RING;
 use dataplane::time::Nanos;
@@ -80,6 +83,18 @@ fn forwarded() -> PolicySpec {
     dnat(&mut spec, 8000, "10.0.0.9", Some(80));
     spec.nat[0].matches.dport = vec![8000..=8063];
     spec
+}
+
+fn masqueraded_ftp() -> PolicySpec {
+    helped(masqueraded(PreservePort::Auto), HelperKind::Ftp, 21)
+}
+
+/// A lab of one worker whose FTP client has said `text`.
+fn announced(spec: PolicySpec, text: &[u8]) -> Lab {
+    let mut lab = Lab::new(spec);
+    let s = Session::login(&mut lab, LAN, (HOST, 4000), WAN, (SERVER, 21)).client;
+    lab.send(LAN, &s.segment(ACK, s.next, s.waits, text));
+    lab
 }
 
 /// A lab in which `reason` has just happened.
@@ -158,6 +173,17 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidCoverage => after(usual(), LAN, &udplite(HOST, 4000, SERVER, 53, 7, b"question")),
         R::InvalidFlags => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN | FIN, 1, 0, b"")),
         R::InvalidTcpState => after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, RST, 1, 0, b"")),
+        R::InvalidWindow => {
+            let mut lab = after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN, 100, 0, b""));
+            lab.send(WAN, &tcp(SERVER, 2, HOST, 1, SYN | ACK, 500, 102, b""));
+            lab
+        }
+        R::InvalidRst => {
+            let mut lab = after(usual(), LAN, &tcp(HOST, 1, SERVER, 2, SYN, 100, 0, b""));
+            lab.send(WAN, &tcp(SERVER, 2, HOST, 1, SYN | ACK, 500, 101, b""));
+            lab.send(LAN, &tcp(HOST, 1, SERVER, 2, RST, 100, 0, b""));
+            lab
+        }
         R::InvalidSctpChunks => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[])),
         R::InvalidSctpTag => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 7, &[init(1, 1)])),
         R::InvalidSctpState => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[chunk(0, 3, &[0; 12])])),
@@ -169,6 +195,44 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidErrorTarget => after(usual(), WAN, &icmp(SERVER, "10.0.0.3", 3, 3, [0; 4], &question.ip())),
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),
+        R::ExpectFull => {
+            let mut spec = masqueraded_ftp();
+            spec.conntrack.expect_max = 0;
+            announced(spec, b"PORT 10,0,0,2,19,137\r\n")
+        }
+        R::ExpectClash => {
+            let mut lab = Lab::new(ftp::strict());
+            for port in [4000, 4001] {
+                let s = Session::login(&mut lab, LAN, (HOST, port), WAN, (SERVER, 21)).client;
+                lab.send(LAN, &s.segment(ACK, s.next, s.waits, b"PORT 10,0,0,2,19,137\r\n"));
+            }
+            lab
+        }
+        R::HelperFull => {
+            let spec = helped(usual(), HelperKind::Tftp, 69);
+            let mut lab = Lab::with(spec, Setup { conntrack_max: HELPED + 1, ..Setup::default() });
+            for port in (1024..).take(HELPED + 1) {
+                lab.arrive(LAN, &addressed(LAN, &udp(HOST, port, SERVER, 69, b"")).frame());
+                lab.step(0);
+                lab.sent(WAN);
+            }
+            lab
+        }
+        R::HelperOrder => {
+            let mut lab = Lab::new(masqueraded_ftp());
+            let s = Session::login(&mut lab, LAN, (HOST, 4000), WAN, (SERVER, 21)).client;
+            lab.send(LAN, &s.segment(ACK, s.next + 1, s.waits, b"NOOP\r\n"));
+            lab
+        }
+        R::HelperEdits => announced(masqueraded_ftp(), &b"PORT 10,0,0,2,19,137\r\n".repeat(5)),
+        R::HelperFragments => {
+            let mut lab = Lab::new(masqueraded_ftp());
+            let s = Session::login(&mut lab, LAN, (HOST, 4000), WAN, (SERVER, 21)).client;
+            for p in s.segment(ACK, s.next, s.waits, b"NOOP\r\n").fragments(24) {
+                lab.send(LAN, &p);
+            }
+            lab
+        }
         R::ConntrackFull => {
             // The only entry belongs to the gateway itself, and that is not given up for others.
             let mut spec = usual();

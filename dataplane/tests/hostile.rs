@@ -10,6 +10,7 @@ mod common;
 use common::lab::*;
 use common::oracle::{self, Input};
 use common::pkt::*;
+use common::talk;
 use dataplane::io::PortIdx;
 use dataplane::time::Nanos;
 use proptest::prelude::*;
@@ -81,6 +82,49 @@ proptest! {
     fn a_gateway_survives_any_course_of_events(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         oracle::survives(&mut Input(&bytes));
     }
+
+    #[test]
+    fn a_talk_reaches_the_other_side_whole_however_it_is_cut_lost_and_repeated(bytes in talks()) {
+        talk::talks(&mut Input(&bytes));
+    }
+
+    #[test]
+    fn any_text_is_read_to_its_end(flags in any::<[u8; 2]>(), text in texts()) {
+        talk::reads(&[&flags[..], &text].concat());
+    }
+}
+
+/// Text in which something may be announced.
+fn texts() -> impl Strategy<Value = Vec<u8>> {
+    let word = proptest::sample::select(vec![
+        "\nPORT ",
+        "\nEPRT ",
+        "\n227 ",
+        "\n229 ",
+        "10,0,0,2,19,137",
+        "(|||6446|)",
+        "|1|10.0.0.2|5001|",
+        "|2|fd00:1::2|1|",
+        "\r\n",
+        "(",
+        ")",
+        ",",
+        "1",
+        " ",
+        "x",
+        "|",
+    ]);
+    let part = prop_oneof![word.prop_map(|w| w.as_bytes().to_vec()), proptest::collection::vec(any::<u8>(), 0..4)];
+    proptest::collection::vec(part, 0..60).prop_map(|parts| parts.concat())
+}
+
+/// What a talk is made of: flags, words, and how they are sent.
+fn talks() -> impl Strategy<Value = Vec<u8>> {
+    let words = proptest::collection::vec(prop_oneof![4 => 0u8..16, 1 => any::<u8>()], 0..30);
+    (any::<[u8; 2]>(), words, proptest::collection::vec(any::<u8>(), 0..200)).prop_map(|(flags, words, how)| {
+        let words = words.into_iter().flat_map(|w| [0, w]).collect::<Vec<_>>();
+        [&flags[..], &words, &[0xff], &how].concat()
+    })
 }
 
 /// Takes all that has left.

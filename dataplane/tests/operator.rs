@@ -38,6 +38,7 @@ fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
         packets: [10, 1 << 40],
         bytes: [1000, 1 << 50],
         interface: 0,
+        local: false,
         judge: false,
     }
 }

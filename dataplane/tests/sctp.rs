@@ -198,6 +198,7 @@ fn create(lab: &mut Lab, original: Tuple, state: Option<&'static str>) {
         packets: [0; 2],
         bytes: [0; 2],
         interface: 0,
+        local: false,
         judge: false,
     };
     let command = Command::Create { conns: vec![spec], refused: Vec::with_capacity(1) };

@@ -16,6 +16,8 @@ pub enum Kind {
     Class,
     /// What left.
     Out,
+    /// The identification of what left in IPv6 fragments.
+    Identification,
     /// Whether there is a connection, or its tuples.
     Conn,
     /// Its state, its flags.
@@ -31,7 +33,16 @@ pub enum Kind {
 impl Kind {
     /// The kind of that name, in lower case.
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Self::Class, Self::Out, Self::Conn, Self::State, Self::Timeout, Self::Counters, Self::Mark];
+        let all = [
+            Self::Class,
+            Self::Out,
+            Self::Identification,
+            Self::Conn,
+            Self::State,
+            Self::Timeout,
+            Self::Counters,
+            Self::Mark,
+        ];
         all.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(name))
     }
 }
@@ -45,8 +56,8 @@ pub struct Difference {
     pub text: String,
 }
 
-/// All that `subject` has otherwise than `reference`.
-pub fn differences(reference: &Observation, subject: &Observation) -> Vec<Difference> {
+/// All that `subject` has otherwise than `reference`; the connection too where `conn` says that both were asked for it.
+pub fn differences(reference: &Observation, subject: &Observation, conn: bool) -> Vec<Difference> {
     let mut all = Vec::new();
     let mut add = |kind, a: String, b: String| {
         if a != b {
@@ -54,9 +65,15 @@ pub fn differences(reference: &Observation, subject: &Observation) -> Vec<Differ
         }
     };
     add(Kind::Class, reference.class_text(), subject.class_text());
-    let (a, b) = (departures(&reference.out), departures(&subject.out));
+    let (mut a, mut b) = (departures(&reference.out), departures(&subject.out));
+    let ids = (take_ids(&mut a), take_ids(&mut b));
     if a != b {
         add(Kind::Out, texts(&a), texts(&b));
+    } else {
+        add(Kind::Identification, format!("{:x?}", ids.0), format!("{:x?}", ids.1));
+    }
+    if !conn {
+        return all;
     }
     match (&reference.conn, &subject.conn) {
         (Some(a), Some(b)) => {
@@ -87,9 +104,9 @@ fn tuples(c: &ConnState) -> String {
 enum Departure {
     /// A frame or packet, all of it.
     Whole(Exit, Vec<u8>),
-    /// A datagram that left in fragments: its header without length and fragment fields, its payload, and whether the
-    /// payload is whole.
-    Datagram { exit: Exit, link: Vec<u8>, header: Vec<u8>, payload: Vec<u8> },
+    /// A datagram that left in fragments: its header without length and fragment fields, its payload, and its
+    /// identification where that is not part of the header.
+    Datagram { exit: Exit, link: Vec<u8>, header: Vec<u8>, id: u32, payload: Vec<u8> },
     /// An error that the router made: its addresses, type, code and word, and what it quotes as far as both must.
     Error { exit: Exit, link: Vec<u8>, addresses: String, head: Vec<u8>, quote: Vec<u8> },
 }
@@ -118,7 +135,8 @@ fn departures(out: &[(Exit, Vec<u8>)]) -> Vec<Departure> {
             let payload = match found {
                 Some(payload) => payload,
                 None => {
-                    all.push(Departure::Datagram { exit: *exit, link: link.to_vec(), header, payload: Vec::new() });
+                    let (link, id) = (link.to_vec(), if p.src.is_ipv4() { 0 } else { f.id });
+                    all.push(Departure::Datagram { exit: *exit, link, header, id, payload: Vec::new() });
                     match all.last_mut() {
                         Some(Departure::Datagram { payload, .. }) => payload,
                         _ => continue,
@@ -149,6 +167,15 @@ fn departures(out: &[(Exit, Vec<u8>)]) -> Vec<Departure> {
     all
 }
 
+/// The identifications of all IPv6 datagrams, which become zero.
+fn take_ids(all: &mut [Departure]) -> Vec<u32> {
+    let id = |d: &mut Departure| match d {
+        Departure::Datagram { id, .. } => Some(std::mem::take(id)),
+        _ => None,
+    };
+    all.iter_mut().filter_map(id).collect()
+}
+
 /// Whether an address of the router is the source.
 fn is_routers(p: &Ip<'_>) -> bool {
     let own = crate::policy::ADDRESSES.iter().flatten().filter_map(|a| a.split('/').next()?.parse().ok());
@@ -166,7 +193,6 @@ fn plain_header(p: &Ip<'_>) -> Vec<u8> {
         h[4..6].fill(0);
         if p.l4 >= 48 {
             let at = p.l4 - 8;
-            // Linux gives what it cuts again a new identification.
             h[at + 1..at + 8].fill(0);
         }
     }

@@ -1,8 +1,9 @@
 //! Differences that are meant: docs/LINUX.md says why, a scenario shows each.
 
-use crate::compare::Difference;
-use crate::frame::{Ip, Side};
-use crate::observe::Observation;
+use crate::compare::{Difference, Kind};
+use crate::frame::{Ip, Side, be16, proto};
+use crate::observe::{Class, Observation};
+use crate::packet::{pseudo, sum};
 use crate::policy::Policy;
 
 /// A packet and what both systems made of it.
@@ -13,12 +14,41 @@ pub struct Context<'a> {
     pub frame: &'a [u8],
     /// Where.
     pub side: Side,
+    /// Transport header and payload of the whole datagram, as far as it has come.
+    pub l4: &'a [u8],
     /// What the kernel made of it.
     pub reference: &'a Observation,
     /// What Sluice made of it.
     pub subject: &'a Observation,
     /// Why Sluice does not take the datagram that this is a fragment of.
     pub datagram: Option<&'static str>,
+}
+
+impl Context<'_> {
+    fn ip(&self) -> Option<Ip<'_>> {
+        Ip::of_frame(self.frame)
+    }
+
+    fn is_ipv4(&self) -> bool {
+        self.ip().is_some_and(|p| p.src.is_ipv4())
+    }
+
+    fn is(&self, proto: u8) -> bool {
+        self.ip().is_some_and(|p| p.proto == proto)
+    }
+
+    /// Whether one system says INVALID and the other does not.
+    fn one_says_invalid(&self) -> bool {
+        (self.reference.class == Some(Class::Invalid)) != (self.subject.class == Some(Class::Invalid))
+    }
+
+    /// What an ICMP error quotes.
+    fn quote(&self) -> Option<&[u8]> {
+        let p = self.ip()?;
+        let kind = *self.l4.first()?;
+        let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 11 | 12) } else { kind < 128 };
+        self.l4.get(8..).filter(|_| p.is_icmp() && error)
+    }
 }
 
 /// A difference that is meant.
@@ -34,12 +64,64 @@ pub const EXPLAINED: &[Explained] = &[
     Explained {
         // Scenario fragments4_small.
         name: "first fragment without the transport header",
-        is: |c, _| c.datagram == Some("fragment_invalid") && is_ipv4(c.frame),
+        is: |c, _| c.datagram == Some("fragment_invalid") && c.is_ipv4(),
     },
     Explained {
         // Scenarios ipv6_extension and protocols.
         name: "IPv6 extension header cut short",
         is: |c, _| c.subject.reason == Some("ipv6_extension"),
+    },
+    Explained {
+        // Scenario fragments6.
+        name: "identification of IPv6 fragments",
+        is: |_, d| d.kind == Kind::Identification,
+    },
+    Explained {
+        // Scenario mtu.
+        name: "packet too big about a fragment",
+        is: |c, d| {
+            let fragment = c.ip().is_some_and(|p| p.fragment.is_some() && !p.src.is_ipv4());
+            d.kind == Kind::Out && fragment && c.subject.reason == Some("mtu_exceeded") && c.subject.out.len() == 1
+        },
+    },
+    Explained {
+        // Scenario udp_length.
+        name: "UDP length below the packet's",
+        is: |c, _| {
+            let length = be16(c.l4, 4).map_or(0, usize::from);
+            c.is(proto::UDP) && (8..c.l4.len()).contains(&length) && c.one_says_invalid()
+        },
+    },
+    Explained {
+        // Scenario protocols.
+        name: "UDP-Lite checksum",
+        is: |c, _| c.is(proto::UDPLITE) && c.policy.checksum && c.one_says_invalid() && udp_lite_sums(c),
+    },
+    Explained {
+        // Scenario dccp.
+        name: "DCCP checksum mended",
+        is: |c, d| d.kind == Kind::Out && c.is(proto::DCCP) && !c.policy.nat.is_empty() && same_but_checksum(c),
+    },
+    Explained {
+        // Scenario icmp_error_short.
+        name: "error that quotes less than 8 bytes of a translated packet's transport header",
+        is: |c, d| {
+            let quoted = c.quote().and_then(Ip::read).filter(|q| q.payload().len() < 8);
+            d.kind == Kind::Out && quoted.is_some() && c.reference.out.is_empty() && !c.policy.nat.is_empty()
+        },
+    },
+    Explained {
+        // Scenario icmp_error_quote.
+        name: "error that quotes an IPv4 header of less than 20 bytes",
+        is: |c, _| {
+            let first = c.quote().and_then(|q| q.first().copied());
+            first.is_some_and(|b| b >> 4 == 4 && b & 15 < 5) && c.subject.class == Some(Class::Invalid)
+        },
+    },
+    Explained {
+        // Scenarios nat_masquerade and nat_dnat.
+        name: "translated tuple that a flow of another worker has",
+        is: |c, _| c.subject.reason == Some("signpost_clash"),
     },
 ];
 
@@ -48,6 +130,24 @@ pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static s
     EXPLAINED.iter().find(|e| (e.is)(context, difference)).map(|e| e.name)
 }
 
-fn is_ipv4(frame: &[u8]) -> bool {
-    Ip::of_frame(frame).is_some_and(|p| p.src.is_ipv4())
+/// Whether the checksum of a UDP-Lite packet is right by RFC 3828, or as Linux computes it: with UDP's protocol number in
+/// the pseudo header.
+fn udp_lite_sums(c: &Context<'_>) -> bool {
+    let covered = be16(c.l4, 4).map_or(0, usize::from);
+    let part = if covered == 0 { Some(c.l4) } else { c.l4.get(..covered) };
+    let (Some(p), Some(part)) = (c.ip(), part) else { return false };
+    [proto::UDPLITE, proto::UDP].into_iter().any(|n| sum(pseudo(p.src, p.dst, n, c.l4.len()), part) == 0xffff)
+}
+
+/// Whether both sent one frame and these differ in the transport checksum alone.
+fn same_but_checksum(c: &Context<'_>) -> bool {
+    let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
+    let without = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let p = Ip::of_frame(&frame)?;
+        let at = crate::frame::ETH + p.l4 + Ip::checksum_at(p.proto)?;
+        frame.get_mut(at..at + 2)?.fill(0);
+        Some(frame)
+    };
+    exit == other && without(a).is_some_and(|a| Some(a) == without(b))
 }

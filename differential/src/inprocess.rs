@@ -20,6 +20,7 @@ use crate::policy::{Policy, stations};
 pub struct InProcess {
     lab: Lab,
     workers: usize,
+    zones: Vec<u16>,
     start: Nanos,
     classified: [[u64; 2]; Class::ALL.len()],
     dropped: Vec<u64>,
@@ -53,7 +54,8 @@ impl InProcess {
             }
         }
         let start = lab.now;
-        Ok(Self { lab, workers, start, classified: Default::default(), dropped: vec![0; DropReason::ALL.len()] })
+        let zones = policy.all_zones();
+        Ok(Self { lab, workers, zones, start, classified: Default::default(), dropped: vec![0; DropReason::ALL.len()] })
     }
 
     /// Counters of classes: by class, and of the original and the reply direction.
@@ -116,10 +118,12 @@ impl System for InProcess {
 
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
         let now = self.lab.now;
-        Ok(self.lab.workers.iter().find_map(|w| {
-            let (id, _) = w.path().conntrack.lookup(t, now)?;
-            let v = w.path().view(id, now);
-            Some(ConnState {
+        let tuples: Vec<Tuple> = self.zones.iter().map(|&ct_zone| Tuple { ct_zone, ..*t }).collect();
+        let places = self.lab.workers.iter().flat_map(|w| tuples.iter().map(move |t| (w, t)));
+        let found =
+            places.into_iter().find_map(|(w, t)| Some(w.path().view(w.path().conntrack.lookup(t, now)?.0, now)));
+        Ok(found.map(|v| {
+            ConnState {
                 original: v.original,
                 reply: v.reply,
                 state: v.state.unwrap_or_default().into(),
@@ -129,7 +133,8 @@ impl System for InProcess {
                 packets: v.packets,
                 bytes: v.bytes,
                 mark: v.mark,
-            })
+            }
+            .anywhere()
         }))
     }
 

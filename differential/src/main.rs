@@ -1,13 +1,18 @@
 //! `sluice-differential`: runs scenarios and seeds through the kernel and Sluice; `scripts/differential` calls it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use differential::compare::Kind;
 use differential::generator::Generator;
 use differential::kernel::Kernel;
+use differential::observe::System;
+use differential::policy::Policy;
+use differential::process::Process;
 use differential::record::{self, Recorder};
 use differential::runner::{Run, Totals};
 use differential::scenario::Scenario;
@@ -25,6 +30,15 @@ struct Options {
     /// Frames of each seed.
     #[arg(long, default_value_t = 10_000)]
     packets: u64,
+    /// Frames of each seed for the process, which is slower; a tenth of --packets where nothing is said.
+    #[arg(long)]
+    process_packets: Option<u64>,
+    /// The `sluiced` to run; without, the dataplane library in this process is all that is compared.
+    #[arg(long)]
+    sluiced: Option<PathBuf>,
+    /// Leaves out the dataplane library in this process.
+    #[arg(long)]
+    process_only: bool,
     /// plain, masquerade, snat or dnat; each seed has its own where nothing is said.
     #[arg(long)]
     policy: Option<String>,
@@ -43,7 +57,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    match Session::new(Options::parse()).and_then(|mut s| s.run()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(e) => {
@@ -53,79 +67,167 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is printed of a run, and what all runs together come to.
-struct Report {
-    totals: Totals,
-    shown: usize,
-    show: usize,
+/// How often a long run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(20);
+
+/// What is compared with the kernel at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pass {
+    /// The dataplane library, on all numbers of workers side by side.
+    InProcess,
+    /// `sluiced` on so many workers.
+    Process(usize),
 }
 
-impl Report {
-    fn take(&mut self, name: &str, run: &Run<'_>) {
-        println!("{name}: {} packets, {} differences", run.totals.packets, run.totals.differences);
-        for report in run.reports.iter().take(self.show.saturating_sub(self.shown)) {
+impl Pass {
+    fn name(self) -> String {
+        match self {
+            Self::InProcess => "in-process".into(),
+            Self::Process(1) => "sluiced on 1 worker".into(),
+            Self::Process(n) => format!("sluiced on {n} workers"),
+        }
+    }
+}
+
+/// What is sent in a pass.
+#[derive(Clone, Copy)]
+enum Traffic<'a> {
+    Scenario(&'a Scenario),
+    /// Seed and frames.
+    Seed(u64, u64),
+}
+
+/// A call of this program.
+struct Session {
+    options: Options,
+    ignore: Vec<Kind>,
+    head: String,
+    totals: BTreeMap<Pass, Totals>,
+    shown: usize,
+}
+
+impl Session {
+    fn new(options: Options) -> io::Result<Self> {
+        let kind =
+            |name: &String| Kind::named(name).ok_or(io::Error::other(format!("nothing to ignore is called {name}")));
+        let ignore = options.ignore.iter().map(kind).collect::<Result<_, _>>()?;
+        Ok(Self { ignore, head: record::head()?, totals: BTreeMap::new(), shown: 0, options })
+    }
+
+    fn run(&mut self) -> io::Result<u64> {
+        let passes = if self.options.process_only { None } else { Some(Pass::InProcess) };
+        let workers = self.options.workers.iter().filter(|_| self.options.sluiced.is_some());
+        let passes: Vec<Pass> = passes.into_iter().chain(workers.map(|&n| Pass::Process(n))).collect();
+        for path in self.options.scenarios.clone() {
+            let text = std::fs::read_to_string(&path)?;
+            let named = |e: String| io::Error::other(format!("{}: {e}", path.display()));
+            let scenario = Scenario::parse(&text).map_err(named)?;
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            for &pass in &passes {
+                let played = self.pass(pass, &name, &scenario.policy, Traffic::Scenario(&scenario));
+                let record = played.map_err(|e| named(e.to_string()))?;
+                self.write(pass, &format!("{name}.rec"), record.as_bytes())?;
+            }
+        }
+        for seed in seeds::numbers(&self.options.seed).map_err(io::Error::other)? {
+            let (name, policy) = seeds::policy(seed, self.options.policy.as_deref()).map_err(io::Error::other)?;
+            for &pass in &passes {
+                let all = self.options.packets;
+                let packets = match pass {
+                    Pass::InProcess => all,
+                    Pass::Process(_) => self.options.process_packets.unwrap_or(all / 10),
+                };
+                let record =
+                    self.pass(pass, &format!("seed {seed} ({name})"), &policy, Traffic::Seed(seed, packets))?;
+                self.write(pass, &format!("seed-{seed}-{all}.rec.z"), &record::pack(&record))?;
+            }
+        }
+        Ok(self.print())
+    }
+
+    /// One run; the record of the kernel.
+    fn pass(&mut self, pass: Pass, name: &str, policy: &Policy, traffic: Traffic<'_>) -> io::Result<String> {
+        let begin = Instant::now();
+        let seed = if let Traffic::Seed(seed, _) = traffic { seed } else { 1 };
+        let subjects = match pass {
+            Pass::InProcess => Subjects { policy, workers: &self.options.workers, seed }.make(),
+            Pass::Process(workers) => {
+                let sluiced = self.options.sluiced.clone().unwrap_or_default();
+                Process::new(&sluiced, policy, workers).map(|p| vec![Box::new(p) as Box<dyn System>])
+            }
+        };
+        let subjects = subjects.unwrap_or_else(|e| {
+            println!("{name}, {}: Sluice cannot be set up: {e}", pass.name());
+            self.totals.entry(pass).or_default().differences += 1;
+            Vec::new()
+        });
+        if subjects.is_empty() && pass != Pass::InProcess {
+            return Ok(String::new());
+        }
+        let mut kernel = Recorder::new(Kernel::new(policy)?, &self.head);
+        let mut run = Run::new(policy, &mut kernel, subjects);
+        run.ignore.clone_from(&self.ignore);
+        match traffic {
+            Traffic::Scenario(scenario) => run.play(scenario)?,
+            Traffic::Seed(seed, packets) => {
+                let mut generator = Generator::new(seed, policy);
+                let mut told = Instant::now();
+                while run.totals.packets < packets {
+                    run.generate(&mut generator, 1000.min(packets - run.totals.packets))?;
+                    if told.elapsed() > PROGRESS {
+                        told = Instant::now();
+                        let Totals { packets, differences, .. } = run.totals;
+                        eprintln!("{name}, {}: {packets} packets, {differences} differences so far", pass.name());
+                    }
+                }
+            }
+        }
+        let Totals { packets, differences, .. } = run.totals;
+        let took = begin.elapsed().as_secs_f64();
+        println!("{name}, {}: {packets} packets, {differences} differences, {took:.1} s", pass.name());
+        for report in run.reports.iter().take(self.options.show.saturating_sub(self.shown)) {
             println!("{name}: {report}");
             self.shown += 1;
         }
-        self.totals.add(&run.totals);
+        self.totals.entry(pass).or_default().add(&run.totals);
+        drop(run);
+        Ok(kernel.finish())
     }
 
-    fn print(&self) {
-        let t = &self.totals;
-        let classes: Vec<String> = t.classes.iter().map(|(k, n)| format!("{k} {n}")).collect();
-        println!("packets: {} ({} passed), flows: {}, {}", t.packets, t.passed, t.flows, classes.join(", "));
-        let mut sorts: Vec<_> = t.sorts.iter().collect();
-        sorts.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-        for (sort, n) in sorts.iter().take(40) {
-            println!("  {n:6} {sort}");
+    /// Writes down a record, where that is wanted.
+    fn write(&self, pass: Pass, file: &str, bytes: &[u8]) -> io::Result<()> {
+        match &self.options.record {
+            Some(directory) if pass == Pass::InProcess => write(&directory.join(file), bytes),
+            _ => Ok(()),
         }
-        for (name, n) in &t.explained {
+    }
+
+    /// Prints what all came to; the number of differences.
+    fn print(&self) -> u64 {
+        let mut sorts: Vec<(Pass, &String, u64)> = Vec::new();
+        let mut explained: BTreeMap<&str, u64> = BTreeMap::new();
+        for (pass, t) in &self.totals {
+            println!("{}: {} packets ({} passed) of {} flows, by class", pass.name(), t.packets, t.passed, t.flows);
+            for (system, classes) in &t.classes {
+                let classes: Vec<String> = classes.iter().map(|(class, n)| format!("{class} {n}")).collect();
+                println!("  {system}: {}", classes.join(", "));
+            }
+            sorts.extend(t.sorts.iter().map(|(sort, n)| (*pass, sort, *n)));
+            for (name, n) in &t.explained {
+                *explained.entry(name).or_default() += n;
+            }
+        }
+        sorts.sort_by_key(|(_, _, n)| std::cmp::Reverse(*n));
+        for (pass, sort, n) in sorts.iter().take(40) {
+            println!("  {n:6} {}: {sort}", pass.name());
+        }
+        for (name, n) in &explained {
             println!("explained: {name} {n}");
         }
-        println!("differences: {}", t.differences);
+        let differences = self.totals.values().map(|t| t.differences).sum();
+        println!("differences: {differences}");
+        differences
     }
-}
-
-fn run(options: &Options) -> io::Result<u64> {
-    let mut report = Report { totals: Totals::default(), shown: 0, show: options.show };
-    let kind = |name: &String| Kind::named(name).ok_or(io::Error::other(format!("nothing to ignore is called {name}")));
-    let ignore: Vec<Kind> = options.ignore.iter().map(kind).collect::<Result<_, _>>()?;
-    let head = record::head()?;
-    for path in &options.scenarios {
-        let text = std::fs::read_to_string(path)?;
-        let named = |e: String| io::Error::other(format!("{}: {e}", path.display()));
-        let scenario = Scenario::parse(&text).map_err(named)?;
-        let subjects = Subjects { policy: &scenario.policy, workers: &options.workers, seed: 1 }.make();
-        let subjects = subjects.unwrap_or_else(|e| {
-            println!("{}: Sluice cannot be set up: {e}", path.display());
-            report.totals.differences += 1;
-            Vec::new()
-        });
-        let mut kernel = Recorder::new(Kernel::new(&scenario.policy).map_err(|e| named(e.to_string()))?, &head);
-        let mut run = Run::new(&scenario.policy, &mut kernel, subjects);
-        run.ignore.clone_from(&ignore);
-        run.play(&scenario).map_err(|e| named(e.to_string()))?;
-        report.take(&path.display().to_string(), &run);
-        if let Some(directory) = &options.record {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            write(&directory.join(format!("{name}.rec")), kernel.finish().as_bytes())?;
-        }
-    }
-    for seed in seeds::numbers(&options.seed).map_err(io::Error::other)? {
-        let (name, policy) = seeds::policy(seed, options.policy.as_deref()).map_err(io::Error::other)?;
-        let subjects = Subjects { policy: &policy, workers: &options.workers, seed }.make()?;
-        let mut kernel = Recorder::new(Kernel::new(&policy)?, &head);
-        let mut run = Run::new(&policy, &mut kernel, subjects);
-        run.ignore.clone_from(&ignore);
-        run.generate(&mut Generator::new(seed, &policy), options.packets)?;
-        report.take(&format!("seed {seed} ({name})"), &run);
-        if let Some(directory) = &options.record {
-            let file = directory.join(format!("seed-{seed}-{}.rec.z", options.packets));
-            write(&file, &record::pack(&kernel.finish()))?;
-        }
-    }
-    report.print();
-    Ok(report.totals.differences)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -94,6 +94,14 @@ pub struct ConnState {
     pub mark: u32,
 }
 
+impl ConnState {
+    /// Without conntrack zones.
+    pub fn anywhere(mut self) -> Self {
+        (self.original.ct_zone, self.reply.ct_zone) = (0, 0);
+        self
+    }
+}
+
 impl fmt::Display for ConnState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { original, reply, state, replied, assured, timeout, packets, bytes, mark } = self;
@@ -122,6 +130,11 @@ pub struct Observation {
 }
 
 impl Observation {
+    /// Whether it is a packet of the original direction of a connection, or of one that begins.
+    pub const fn is_original(&self) -> bool {
+        !self.reply && matches!(self.class, Some(Class::New | Class::Established))
+    }
+
     /// Class and direction as one word.
     pub fn class_text(&self) -> String {
         match self.class {
@@ -142,11 +155,17 @@ pub trait System {
     /// The system is broken; the run ends.
     fn send(&mut self, at: Duration, side: Side, frame: &[u8]) -> io::Result<Observation>;
 
-    /// The connection that has `t` in either direction.
+    /// The connection that has `t` in either direction, in whatever conntrack zone; zones themselves are left out of what
+    /// it shows.
     ///
     /// # Errors
     /// As [`System::send`].
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>>;
+
+    /// Of how many packets one has its connection asked for; more are where something else differs, or it is NEW.
+    fn sample(&self) -> u64 {
+        1
+    }
 
     /// What time it is there; a system in virtual time says what it was last told.
     fn now(&self) -> Duration;

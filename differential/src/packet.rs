@@ -39,7 +39,8 @@ pub fn sum(start: u32, b: &[u8]) -> u16 {
     u16::try_from(acc).unwrap_or(0)
 }
 
-fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: usize) -> u32 {
+/// Sum of the pseudo header, not folded, of `len` bytes of `proto`.
+pub fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: usize) -> u32 {
     let octets = |a: IpAddr| match a {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),

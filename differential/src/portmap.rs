@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use dataplane::api::Tuple;
 
 use crate::frame::{ETH, Ip, be16, proto};
-use crate::observe::{ConnState, Observation};
+use crate::observe::{ConnState, Exit, Observation};
 
 /// A bijection between the reference's reply tuples and the subject's.
 #[derive(Debug, Default)]
@@ -45,14 +45,32 @@ impl PortMap {
     /// Learns from two views of one connection. A port of another class than the reference's is not accepted, and shows
     /// up as a difference.
     pub fn learn(&mut self, reference: &ConnState, subject: &ConnState) {
-        let (r, s) = (reference.reply, subject.reply);
-        if reference.original != subject.original || with_chosen(r, chosen(&s)) != s {
+        if reference.original == subject.original {
+            self.learn_replies(&reference.original, reference.reply, subject.reply);
+        }
+    }
+
+    /// Learns from what became of a packet of the original direction, whose tuple came in as `original`.
+    pub fn learn_departures(&mut self, original: &Tuple, reference: &[(Exit, Vec<u8>)], subject: &[(Exit, Vec<u8>)]) {
+        let left = |out: &[(Exit, Vec<u8>)]| {
+            out.iter().find_map(|(exit, bytes)| {
+                let p = Ip::of_frame(bytes).filter(|p| *exit != Exit::Local && !p.is_icmp_error())?;
+                Some(p.tuple()?.inverse())
+            })
+        };
+        if let (Some(r), Some(s)) = (left(reference), left(subject)) {
+            self.learn_replies(original, r, s);
+        }
+    }
+
+    fn learn_replies(&mut self, original: &Tuple, r: Tuple, s: Tuple) {
+        if with_chosen(r, chosen(&s)) != s {
             return;
         }
         if let Some(old) = self.to_subject.remove(&r) {
             self.to_reference.remove(&old);
         }
-        let kept = chosen(&r) == chosen(&reference.original.inverse());
+        let kept = chosen(&r) == chosen(&original.inverse());
         if r != s && (r.is_icmp() || class(chosen(&r)) == class(chosen(&s)) || !kept) {
             self.to_subject.insert(r, s);
             self.to_reference.insert(s, r);
@@ -80,15 +98,17 @@ impl PortMap {
             return seen;
         }
         for (exit, bytes) in &mut seen.out {
-            let l2 = if matches!(exit, crate::observe::Exit::Local) { 0 } else { ETH };
+            let l2 = if matches!(exit, Exit::Local) { 0 } else { ETH };
             *bytes = Self::rewrite(&self.to_reference, bytes, l2);
         }
-        if let Some(c) = &mut seen.conn
-            && let Some(t) = self.to_reference.get(&c.reply)
-        {
-            c.reply = *t;
-        }
+        seen.conn = seen.conn.map(|c| self.inward_conn(c));
         seen
+    }
+
+    /// A connection that the subject showed, with the reference's port.
+    pub fn inward_conn(&self, mut conn: ConnState) -> ConnState {
+        conn.reply = self.to_reference.get(&conn.reply).copied().unwrap_or(conn.reply);
+        conn
     }
 
     fn rewrite(map: &HashMap<Tuple, Tuple>, bytes: &[u8], l2: usize) -> Vec<u8> {
@@ -204,10 +224,24 @@ mod tests {
         assert_eq!(mapped, to_router(Side::Wan, &error(5001)));
         let p = Ip::of_frame(&mapped).expect("a packet");
         assert_eq!(transport_sum(p.src, p.dst, p.proto, p.payload()), 0xffff);
-        let out = vec![(crate::observe::Exit::Link(Side::Wan), to_router(Side::Wan, &request(5001).ip()))];
+        let out = vec![(Exit::Link(Side::Wan), to_router(Side::Wan, &request(5001).ip()))];
         let seen = map.inward(Observation { out, conn: Some(conn(5001)), ..Observation::default() });
         assert_eq!(seen.out[0].1, to_router(Side::Wan, &request(4000).ip()));
         assert_eq!(seen.conn, Some(conn(4000)));
+    }
+
+    #[test]
+    fn a_port_is_learnt_from_what_left() {
+        let left = |port| {
+            let t = conn(port).reply.inverse();
+            let ip = Packet::new(t.src, t.dst, 6, Tcp { sport: port, dport: 80, ..Tcp::default() }.bytes(b"")).ip();
+            vec![(Exit::Link(Side::Wan), to_router(Side::Wan, &ip))]
+        };
+        let mut map = PortMap::default();
+        map.learn_departures(&conn(4000).original, &left(4000), &left(5001));
+        assert_eq!(map.tuple(&conn(4000).reply), conn(5001).reply);
+        map.learn_departures(&conn(4000).original, &left(4000), &left(4000));
+        assert!(map.to_subject.is_empty() && map.to_reference.is_empty());
     }
 
     #[test]

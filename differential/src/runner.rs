@@ -15,7 +15,7 @@ use crate::compare::{self, Difference, Kind};
 use crate::explained;
 use crate::frame::{ETH, Ip, Side, describe, tuple};
 use crate::generator::Generator;
-use crate::observe::{ConnState, Exit, Observation, System};
+use crate::observe::{Class, ConnState, Exit, Observation, System};
 use crate::policy::Policy;
 use crate::portmap::PortMap;
 use crate::scenario::{Scenario, Sent, Step};
@@ -28,10 +28,53 @@ struct Subject {
     system: Box<dyn System>,
     /// Flows in which it has differed.
     lost: HashSet<usize>,
-    /// Why it does not take datagrams whose fragments are still coming: by source, destination and identification.
-    datagrams: HashMap<(IpAddr, IpAddr, u32), &'static str>,
+    /// Why it does not take datagrams whose fragments are still coming.
+    datagrams: HashMap<Datagram, &'static str>,
     /// Where it chose other ports than the reference.
     ports: PortMap,
+}
+
+impl Subject {
+    fn new(system: Box<dyn System>) -> Self {
+        Self { system, lost: HashSet::new(), datagrams: HashMap::new(), ports: PortMap::default() }
+    }
+
+    /// Sends `frame`, of which the reference saw `seen`, and sees it with the reference's ports; whether its connection
+    /// was asked for, which it is in any case where it is `due`.
+    fn send(
+        &mut self,
+        due: bool,
+        at: Duration,
+        side: Side,
+        frame: &[u8],
+        seen: &Observation,
+    ) -> io::Result<(Observation, bool)> {
+        let mut raw = self.system.send(at, side, &self.ports.outward(frame))?;
+        if let Some(t) = Ip::of_frame(frame).and_then(|p| p.tuple()).filter(|_| seen.is_original()) {
+            self.ports.learn_departures(&t, &seen.out, &raw.out);
+        }
+        let mut other = self.ports.inward(raw.clone());
+        let asked = due || seen.class == Some(Class::New) || !compare::differences(seen, &other, false).is_empty();
+        if asked && let Some(t) = &seen.about {
+            raw.conn = self.system.find(&self.ports.tuple(t))?;
+            if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
+                self.ports.learn(a, b);
+            }
+            other = self.ports.inward(raw);
+        }
+        let datagram = datagram(frame);
+        if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
+            self.datagrams.insert(key, reason);
+        }
+        Ok((other, asked))
+    }
+}
+
+/// What a fragment has in common with the others of its datagram: source, destination and identification.
+type Datagram = (IpAddr, IpAddr, u32);
+
+fn datagram(frame: &[u8]) -> Option<Datagram> {
+    Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)))
 }
 
 /// What a run counted.
@@ -39,8 +82,8 @@ struct Subject {
 pub struct Totals {
     /// Frames sent.
     pub packets: u64,
-    /// By class and direction as the reference sees them.
-    pub classes: BTreeMap<String, u64>,
+    /// By system, and by class and direction as it sees them.
+    pub classes: BTreeMap<String, BTreeMap<String, u64>>,
     /// Frames of which something left.
     pub passed: u64,
     /// Differences that nothing explains.
@@ -60,8 +103,10 @@ impl Totals {
         self.passed += other.passed;
         self.differences += other.differences;
         self.flows += other.flows;
-        for (k, n) in &other.classes {
-            *self.classes.entry(k.clone()).or_default() += n;
+        for (system, classes) in &other.classes {
+            for (class, n) in classes {
+                self.count(system, class, *n);
+            }
         }
         for (k, n) in &other.sorts {
             *self.sorts.entry(k.clone()).or_default() += n;
@@ -69,6 +114,11 @@ impl Totals {
         for (k, n) in &other.explained {
             *self.explained.entry(k).or_default() += n;
         }
+    }
+
+    fn count(&mut self, system: &str, class: &str, n: u64) {
+        let classes = self.classes.entry(system.to_owned()).or_default();
+        *classes.entry(class.to_owned()).or_default() += n;
     }
 }
 
@@ -80,6 +130,10 @@ pub struct Run<'a> {
     flows: HashMap<Tuple, usize>,
     history: HashMap<usize, VecDeque<String>>,
     next_flow: usize,
+    /// Payloads of datagrams whose fragments are still coming.
+    pieces: HashMap<Datagram, Vec<u8>>,
+    /// Whether every connection is asked for.
+    pub ask_all: bool,
     /// What is not compared.
     pub ignore: Vec<Kind>,
     /// What it has counted.
@@ -91,15 +145,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run of `policy` through `reference` and `subjects`.
     pub fn new(policy: &'a Policy, reference: &'a mut dyn System, subjects: Vec<Box<dyn System>>) -> Self {
-        let subjects = subjects
-            .into_iter()
-            .map(|system| Subject {
-                system,
-                lost: HashSet::new(),
-                datagrams: HashMap::new(),
-                ports: PortMap::default(),
-            })
-            .collect();
+        let subjects = subjects.into_iter().map(Subject::new).collect();
         Self {
             policy,
             reference,
@@ -107,6 +153,8 @@ impl<'a> Run<'a> {
             flows: HashMap::new(),
             history: HashMap::new(),
             next_flow: 0,
+            pieces: HashMap::new(),
+            ask_all: false,
             ignore: Vec::new(),
             totals: Totals::default(),
             reports: Vec::new(),
@@ -129,7 +177,7 @@ impl<'a> Run<'a> {
             seen.conn = self.reference.find(t)?;
         }
         self.totals.packets += 1;
-        *self.totals.classes.entry(seen.class_text()).or_default() += 1;
+        self.totals.count(&self.reference.name(), &seen.class_text(), 1);
         self.totals.passed += u64::from(!seen.out.is_empty());
         let flow = self.flow(frame, &seen);
         let line = format!(
@@ -142,26 +190,19 @@ impl<'a> Run<'a> {
             if seen.out.is_empty() { " dropped" } else { "" }
         );
         let mut lines = vec![line];
+        let l4 = self.payload(frame, seen.class.is_some());
         for subject in &mut self.subjects {
-            let mut other = subject.system.send(at, side, &subject.ports.outward(frame))?;
-            if let Some(t) = &seen.about {
-                other.conn = subject.system.find(&subject.ports.tuple(t))?;
-            }
-            if let (Some(a), Some(b)) = (&seen.conn, &other.conn) {
-                subject.ports.learn(a, b);
-            }
-            let other = subject.ports.inward(other);
-            let datagram = Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)));
-            if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
-                subject.datagrams.insert(key, reason);
-            }
+            let due = self.ask_all || self.totals.packets.is_multiple_of(subject.system.sample());
+            let (other, asked) = subject.send(due, at, side, frame, &seen)?;
+            self.totals.count(&subject.system.name(), &other.class_text(), 1);
             let context = explained::Context {
                 policy: self.policy,
                 frame,
                 side,
+                l4: &l4,
                 reference: &seen,
                 subject: &other,
-                datagram: datagram.and_then(|d| subject.datagrams.get(&d).copied()),
+                datagram: datagram(frame).and_then(|d| subject.datagrams.get(&d).copied()),
             };
             let mut left = Vec::new();
             let mut apart = false;
@@ -169,9 +210,9 @@ impl<'a> Run<'a> {
             if subject.lost.contains(&flow) {
                 continue;
             }
-            for d in compare::differences(&seen, &other) {
+            for d in compare::differences(&seen, &other, asked) {
                 // Where the connections themselves differ, what comes after is only a consequence.
-                apart |= !matches!(d.kind, Kind::Class | Kind::Out);
+                apart |= !matches!(d.kind, Kind::Class | Kind::Out | Kind::Identification);
                 if self.ignore.contains(&d.kind) {
                     continue;
                 }
@@ -229,6 +270,23 @@ impl<'a> Run<'a> {
         Ok(out)
     }
 
+    /// Transport header and payload of the datagram that `frame` is or is part of, as far as it has come; all of it has
+    /// where it was `judged`.
+    fn payload(&mut self, frame: &[u8], judged: bool) -> Vec<u8> {
+        let Some(p) = Ip::of_frame(frame) else { return Vec::new() };
+        let part = p.payload();
+        let (Some(key), Some(f)) = (datagram(frame), p.fragment) else { return part.to_vec() };
+        let mut whole = self.pieces.remove(&key).unwrap_or_default();
+        if whole.len() < f.offset + part.len() {
+            whole.resize(f.offset + part.len(), 0);
+        }
+        whole[f.offset..f.offset + part.len()].copy_from_slice(part);
+        if !judged {
+            self.pieces.insert(key, whole.clone());
+        }
+        whole
+    }
+
     /// The flow that a packet belongs to.
     fn flow(&mut self, frame: &[u8], seen: &Observation) -> usize {
         let own = seen.about.or_else(|| Ip::of_frame(frame).and_then(|p| p.about())).map(|t| either_way(&t));
@@ -254,6 +312,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// A system is broken, or a line cannot be built.
     pub fn play(&mut self, scenario: &Scenario) -> io::Result<()> {
+        self.ask_all = true;
         let mut sent: BTreeMap<String, Sent> = BTreeMap::new();
         for step in &scenario.steps {
             match step {

@@ -20,17 +20,48 @@ pub fn numbers(texts: &[String]) -> Result<Vec<u64>, String> {
     Ok(all)
 }
 
-/// The policy of a seed and what to call it: all kinds of translation and settings of TCP come in turn.
+/// What a seed's policy may have beside its translation: what reports call it, one in how many seeds has it and which of
+/// those, and the header lines in front of the others.
+const EXTRAS: [(&str, u64, u64, &str); 6] = [
+    ("not loose", 5, 4, "set loose=no"),
+    ("liberal", 7, 3, "set liberal=yes"),
+    ("no checksums", 9, 2, "set checksum=no"),
+    (
+        "marks",
+        3,
+        0,
+        "rule continue from=lan proto=tcp state=new set_mark=0x10/0xf0\n\
+         rule continue proto=tcp dport=443,8080 state=established set_mark=0x20/0xf0\n\
+         rule continue proto=udp set_mark=0x3/0xf\n\
+         rule accept mark=0x3/0xf from=lan to=wan proto=udp state=new set_mark=0x100/0x100\n\
+         rule drop mark=0x20/0xf0 proto=tcp dport=8080 state=established",
+    ),
+    (
+        "timeout policy",
+        6,
+        1,
+        "timeout_policy other udp=20 udp_stream=50 tcp_syn_sent=70 tcp_established=5000 tcp_close=40 tcp_unacknowledged=90\n\
+         rule accept from=lan to=wan proto=udp,tcp state=new timeout=other",
+    ),
+    ("zone", 8, 5, "zone lan 7"),
+];
+
+/// The policy of a seed and what to call it: all kinds of translation, of settings and of rules come in turn.
 ///
 /// # Errors
 /// No policy has that name.
 pub fn policy(seed: u64, name: Option<&str>) -> Result<(String, Policy), String> {
     let kinds = ["plain", "masquerade", "dnat", "snat"];
-    let name = name.unwrap_or(kinds[usize::try_from(seed % 4).unwrap_or(0)]);
-    let mut policy = Policy::named(name).ok_or(format!("no policy is called {name}"))?;
-    policy.loose = seed % 5 != 4;
-    policy.liberal = false;
-    Ok((format!("{name}{}", if policy.loose { "" } else { ", not loose" }), policy))
+    let mut name = name.unwrap_or(kinds[usize::try_from(seed % 4).unwrap_or(0)]).to_owned();
+    let (mut policy, usual) = (Policy::default(), Policy::text(&name).ok_or(format!("no policy is called {name}"))?);
+    for (extra, of, which, lines) in EXTRAS {
+        if seed % of == which {
+            policy.lines(lines)?;
+            name += &format!(", {extra}");
+        }
+    }
+    policy.lines(usual)?;
+    Ok((name, policy))
 }
 
 /// The gateways that are compared with the reference.

@@ -7,7 +7,7 @@
 #   lan: 10.10.0.2, fd10:10::2 -- .1 lan [sluiced] wan .1 -- wan: 203.0.113.10, 2001:db8:113::10
 #
 # A scenario takes 60 seconds at most. WORKERS=1 or 2 before sourcing says how many it wants (default: as many CPUs as there
-# are, at most two); HUGEPAGES=auto|off.
+# are, at most two); HUGEPAGES=auto|off; CONNTRACK='key: value, …' adds to conntrack's section.
 # shellcheck source=scripts/_lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../_lib.sh"
 # shellcheck source=scripts/_lab.sh
@@ -69,7 +69,7 @@ prelude() {
 dataplane: {workers: [$(IFS=,; echo "${E2E_CPUS[*]}")], hugepages: ${HUGEPAGES:-auto}}
 metrics: {listen: 127.0.0.1:9477}
 control: {socket: $SOCKET}
-conntrack: {max: 65536}
+conntrack: {max: 65536${CONNTRACK:+, $CONNTRACK}}
 YAML
 }
 

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::gateway::{Gateway, ReloadError};
 
-mod conntrack;
+pub(crate) mod conntrack;
+mod events;
 pub(crate) mod show;
 pub mod socket;
 pub mod wire;
@@ -80,8 +81,14 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/neighbours", get(show::neighbours))
         .route("/v1/sets", get(show::sets))
         .route("/v1/workers", get(show::workers))
-        .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
+        .route("/v1/conntrack", get(conntrack::list).post(conntrack::create).delete(conntrack::flush))
+        .route("/v1/conntrack/restore", post(conntrack::restore))
+        .route("/v1/conntrack/get", post(conntrack::get))
+        .route("/v1/conntrack/delete", post(conntrack::delete))
+        .route("/v1/conntrack/update", post(conntrack::update))
         .route("/v1/conntrack/count", get(conntrack::count))
+        .route("/v1/conntrack/events/{kinds}", get(events::events))
+        .route("/v1/conntrack/expectations", get(conntrack::expectations))
         .route("/v1/conntrack/stats", get(conntrack::stats))
         .route("/metrics", get(scrape))
         .fallback(nothing_there)

@@ -12,7 +12,7 @@ use super::{Shared, wire};
 use crate::gateway::{Gateway, VERSION};
 use crate::kernel::route::protocol_name;
 use crate::ledger::DEFAULT_RULE;
-use words::{action_word, match_words};
+use words::{action_word, match_words, rule_words};
 
 mod words;
 
@@ -87,10 +87,11 @@ pub async fn rules(State(g): Shared) -> Json<Vec<wire::Rule>> {
             bytes: None,
         });
     }
-    let filter = spec.rules.iter().enumerate().map(|(i, r)| {
-        let action = format!("{}{}", action_word(r.action), if r.log { ", log" } else { "" });
-        (Some(i + 1), r.name.as_str(), words(&g, spec, &r.matches), action)
-    });
+    let filter = spec
+        .rules
+        .iter()
+        .enumerate()
+        .map(|(i, r)| (Some(i + 1), r.name.as_str(), words(&g, spec, &r.matches), rule_words(r, &spec.conntrack)));
     let default = (None, DEFAULT_RULE, "any".to_owned(), action_word(spec.default).to_owned());
     for (position, name, matches, action) in filter.chain([default]) {
         let total = totals.get(name);
@@ -200,6 +201,8 @@ pub fn all_workers(g: &Gateway) -> Vec<wire::Worker> {
                 .collect(),
             events: CtEvent::ALL.iter().zip(&s.ct_events).map(|(e, n)| labelled(e.label(), n.value())).collect(),
             nat_failures: s.nat_failures.value(),
+            expectations: s.expectations.value(),
+            events_lost: s.events_lost.value(),
             drops: DropReason::ALL
                 .iter()
                 .zip(&s.drops)

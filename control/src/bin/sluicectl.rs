@@ -25,5 +25,5 @@ fn main() -> ExitCode {
 
 fn run(arguments: cli::Cli, out: &mut impl Write) -> Result<(), ClientError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(cli::run(arguments, out))
+    runtime.block_on(cli::run(arguments, out, &mut std::io::stderr()))
 }

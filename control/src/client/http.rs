@@ -48,26 +48,29 @@ impl Client {
         serde_json::from_slice(&whole).map_err(broken)
     }
 
-    /// Asks and hands each line of the answer to `each` as it comes.
+    /// Asks and hands each line of the answer to `each` as it comes, and `None` where that is all for now.
     ///
     /// # Errors
     /// Where nobody answers, the answer is no, it breaks off, or `each` fails.
     pub async fn lines(
         &self,
+        method: Method,
         path: &str,
-        mut each: impl FnMut(&[u8]) -> Result<(), ClientError>,
+        body: &impl Serialize,
+        mut each: impl FnMut(Option<&[u8]>) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
-        let mut body = self.send(Method::GET, path, &()).await?.into_body();
+        let mut body = self.send(method, path, body).await?.into_body();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             rest.extend_from_slice(&data);
             let mut from = 0;
             while let Some(length) = rest[from..].iter().position(|&b| b == b'\n') {
-                each(&rest[from..from + length])?;
+                each(Some(&rest[from..from + length]))?;
                 from += length + 1;
             }
             rest.drain(..from);
+            each(None)?;
         }
         if rest.is_empty() { Ok(()) } else { Err(ClientError::Broken("the last line is cut".into())) }
     }

@@ -4,12 +4,13 @@
 //! size does not matter; a reader that stops reading (`| head`) ends it without an error.
 
 pub mod cli;
-pub mod conntrack;
+mod conntrack;
 pub mod http;
 pub mod show;
 pub mod table;
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why a command failed, and with which exit status.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,23 @@ pub enum ClientError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// A file cannot be read or written.
+    #[error("{}: {error}", file.display())]
+    File {
+        /// Which.
+        file: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A saved table that is none, or not whole.
+    #[error("{0}")]
+    BadFile(String),
+    /// As many events as were asked for.
+    #[error("enough")]
+    Enough,
+    /// Nothing was there that it could be done to; the sentence goes to standard error as it is.
+    #[error("{0}")]
+    Nothing(String),
     /// Standard output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),

@@ -1,5 +1,6 @@
 //! Answers as people read them.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::table::{self, Align::Left, Align::Right};
@@ -184,23 +185,39 @@ pub fn workers(out: &mut impl Write, all: &[wire::Worker]) -> io::Result<()> {
     Ok(())
 }
 
-/// `conntrack stats`: as `conntrack -S`, a line per worker.
+/// `conntrack stats`: a line per worker, the words of `conntrack -S` first.
 ///
 /// # Errors
 /// Where `out` cannot be written.
 pub fn conntrack_stats(out: &mut impl Write, all: &[wire::Worker]) -> io::Result<()> {
     for w in all {
-        write!(out, "worker={} entries={} limit={}", w.worker, w.connections, w.limit)?;
-        for (name, n) in &w.events {
+        let of = |map: &BTreeMap<String, u64>, names: &[&str]| names.iter().filter_map(|n| map.get(*n)).sum::<u64>();
+        let kernel = [
+            ("found", of(&w.classified, &["established", "related"])),
+            ("invalid", of(&w.classified, &["invalid"])),
+            ("insert", of(&w.events, &["new"])),
+            ("insert_failed", of(&w.drops, &["nat_clash", "signpost_clash", "signpost_full"])),
+            ("drop", of(&w.drops, &["conntrack_full"])),
+            ("early_drop", of(&w.events, &["early_drop"])),
+            ("error", of(&w.drops, ERRORS)),
+        ];
+        write!(out, "worker={}", w.worker)?;
+        for (name, n) in kernel {
             write!(out, " {name}={n}")?;
         }
-        for (name, n) in &w.classified {
-            write!(out, " packets_{name}={n}")?;
+        write!(out, " entries={} limit={} signposts={}", w.connections, w.limit, w.signposts)?;
+        write!(out, " expectations={} nat_failures={}", w.expectations, w.nat_failures)?;
+        for (name, n) in w.events.iter().filter(|(name, _)| !["new", "early_drop"].contains(&name.as_str())) {
+            write!(out, " {name}={n}")?;
         }
-        writeln!(out, " nat_failures={}", w.nat_failures)?;
+        writeln!(out, " events_lost={}", w.events_lost)?;
     }
     Ok(())
 }
+
+/// Reasons for which the kernel's protocols count an error.
+const ERRORS: &[&str] =
+    &["invalid_checksum", "invalid_length", "invalid_icmp_type", "invalid_no_parent", "invalid_no_request"];
 
 fn duration(seconds: f64) -> String {
     let whole = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();

@@ -21,6 +21,7 @@ use node::Node;
 use reader::Reader;
 
 pub use error::{ConfigError, Problem};
+pub(crate) use names::mark;
 
 mod address;
 mod error;

@@ -1,6 +1,8 @@
-//! The words of rules: protocols, ICMP types, TCP flags.
+//! The words of rules: protocols, ICMP types, TCP flags, marks.
 //!
 //! *Sources*: IANA's registries; names are those of iptables and nft, both where they differ.
+
+use super::reader::decimal;
 
 /// IP protocols by name.
 pub const PROTOCOLS: &[(&str, u8)] = &[
@@ -31,8 +33,9 @@ pub const UDP: u8 = 17;
 /// IP protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 
-/// Protocols that have ports where TCP has them.
-pub const WITH_PORTS: &[u8] = &[TCP, UDP, 33, 132, 136];
+/// Protocols that are tracked by ports, and that rules can match by them: with SCTP and UDP-Lite. Not DCCP, which Linux 6.18
+/// tracks by its addresses.
+pub const WITH_PORTS: &[u8] = &[TCP, UDP, 132, 136];
 
 /// ICMP types by name, RFC 792, RFC 950 and RFC 1256.
 pub const ICMP_TYPES: &[(&str, u8)] = &[
@@ -108,6 +111,21 @@ pub fn tcp_flags(text: &str) -> Option<(u8, u8)> {
     (mask != 0 && set & !mask == 0).then_some((mask, set))
 }
 
+/// A mark as nft and conntrack-tools write it: `value` or `value/mask`, decimal or with 0x, as `(mask, value)`. No bit
+/// of the value is outside of the mask: such a mark is never had.
+pub fn mark(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| match text.trim().strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => u32::from_str_radix(digits, 16).ok(),
+        Some(_) => None,
+        None => u32::try_from(decimal(text.trim())?).ok(),
+    };
+    let (value, mask) = match text.split_once('/') {
+        Some((value, mask)) => (number(value)?, number(mask)?),
+        None => (number(text)?, u32::MAX),
+    };
+    (value & !mask == 0).then_some((mask, value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +137,19 @@ mod tests {
         assert_eq!(tcp_flags("syn"), Some((0x02, 0x02)));
         for bad in ["", "/", "syn/", "/syn", "syn/ack", "none/none", "SYN/SYN", "syn,,ack/syn", "syn/syn/syn"] {
             assert_eq!(tcp_flags(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn marks_are_numbers_with_or_without_a_mask() {
+        assert_eq!(mark("5"), Some((u32::MAX, 5)));
+        assert_eq!(mark("0x10"), Some((u32::MAX, 0x10)));
+        assert_eq!(mark("0x10/0xff"), Some((0xff, 0x10)));
+        assert_eq!(mark("16 / 255"), Some((0xff, 0x10)));
+        assert_eq!(mark("0/1"), Some((1, 0)));
+        assert_eq!(mark("4294967295/0xffffffff"), Some((u32::MAX, u32::MAX)));
+        for bad in ["", "/", "0x", "-1", "+1", "0x+1", "010", "4294967296", "0x100000000", "0x10/0xf", "1/2/3", "0X1"] {
+            assert_eq!(mark(bad), None, "{bad}");
         }
     }
 

@@ -63,18 +63,17 @@ macro_rules! mapping {
     (@key $field:ident $key:literal) => { $key };
 }
 
-/// A mapping that is a rule: its name and what it matches come first in all three hooks.
+/// A mapping that is a rule: what it is known by and what it matches come first wherever rules are.
 macro_rules! rule {
     (
         $(#[$doc:meta])*
-        $name:ident { $($own:tt)* }
+        $name:ident [$id:ident] { $($own:tt)* }
         later { $($later:literal),* $(,)? }
     ) => {
         mapping! {
             $(#[$doc])*
             $name {
-                /// Its name, unique in its section.
-                name,
+                $id,
                 from,
                 to,
                 source,
@@ -85,11 +84,12 @@ macro_rules! rule {
                 icmp_type,
                 tcp_flags,
                 state,
+                mark,
                 interface_in,
                 interface_out,
                 $($own)*
             }
-            later { "mark", "limit", "connlimit", $($later),* }
+            later { "limit", "connlimit", $($later),* }
         }
 
         impl<'y> $name<'y> {
@@ -106,6 +106,7 @@ macro_rules! rule {
                     icmp_type: self.icmp_type,
                     tcp_flags: self.tcp_flags,
                     state: self.state,
+                    mark: self.mark,
                     interface_in: self.interface_in,
                     interface_out: self.interface_out,
                 }
@@ -137,6 +138,8 @@ pub struct Matches<'y> {
     pub tcp_flags: Option<&'y Node>,
     /// Connection tracking classes.
     pub state: Option<&'y Node>,
+    /// The connection's mark.
+    pub mark: Option<&'y Node>,
     /// Interfaces that it came in by.
     pub interface_in: Option<&'y Node>,
     /// Interfaces that it leaves by.
@@ -191,6 +194,8 @@ mapping! {
         mtu,
         /// VLAN that all its frames carry.
         vlan,
+        /// Conntrack zone of what comes in by it.
+        ct_zone,
     }
     later { "poll", "mac" }
 }
@@ -244,8 +249,19 @@ mapping! {
         tcp,
         /// Idle timeouts by nf_conntrack's names.
         timeouts,
+        /// Idle timeouts that rules give to their connections, by name.
+        timeout_policies,
+        /// Which connections a helper watches.
+        helpers,
+        /// Most expectations.
+        expect_max,
+        /// Most connections of a source or a zone.
+        limits,
+        /// Entries that only the gateway's own connections may take.
+        reserve,
+        /// Of which protocols INVALID packets are reported.
+        log_invalid,
     }
-    later { "helpers", "quotas", "reserve", "expect_max", "sctp", "gre" }
 }
 
 mapping! {
@@ -253,15 +269,38 @@ mapping! {
     Tcp {
         /// Whether a plain ACK out of nothing starts a connection.
         loose,
-        /// Whether packets out of the window pass; only `false` is built.
+        /// Whether packets out of the window pass.
         be_liberal,
+        /// Retransmissions after which the timeout is `tcp_max_retrans`.
+        max_retrans,
     }
-    later { "max_retrans" }
+}
+
+mapping! {
+    /// An item of `conntrack.limits`.
+    Limit {
+        /// `source` or `zone`.
+        per,
+        /// Prefix length of an IPv4 source.
+        prefix_v4,
+        /// Prefix length of an IPv6 source.
+        prefix_v6,
+        /// Name of the zone that the connections come from.
+        from,
+        /// Most connections.
+        max,
+    }
+}
+
+rule! {
+    /// An item of `conntrack.helpers`.
+    HelperRule [helper] {}
+    later {}
 }
 
 rule! {
     /// An item of `raw`.
-    RawRule {
+    RawRule [name] {
         /// `notrack`, `accept` or `drop`.
         action,
     }
@@ -270,7 +309,7 @@ rule! {
 
 rule! {
     /// An item of `nat`.
-    NatRule {
+    NatRule [name] {
         /// `masquerade`, `snat` or `dnat`.
         kind = "type",
         /// The new source or destination.
@@ -294,11 +333,15 @@ mapping! {
 
 rule! {
     /// An item of `policy.rules`.
-    Rule {
-        /// `accept` or `drop`.
+    Rule [name] {
+        /// `accept`, `drop` or `continue`.
         action,
         /// Whether its decisions are reported.
         log,
+        /// What it sets the connection's mark to.
+        set_mark,
+        /// Name of the timeout policy that its connections get.
+        timeout,
     }
     later { "helper" }
 }

@@ -17,7 +17,7 @@ use control::client::{ClientError, cli};
 use control::daemon::{self, Dataplane, Listeners};
 use control::workers::Attachment;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
+use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::stats::{RuleCounters, WorkerStats};
@@ -32,6 +32,13 @@ pub struct Seen {
     pub fibs: usize,
     pub neighbours: Vec<NeighbourUpdate>,
     pub conns: Vec<ConnView>,
+    pub expectations: Vec<ExpectView>,
+    /// Connections that it was told to make, whether or not it did.
+    pub created: Vec<ConnSpec>,
+    /// Sizes of the commands that brought them.
+    pub batches: Vec<usize>,
+    /// Each word on whether to report changes.
+    pub subscribed: Vec<bool>,
 }
 
 /// The fake's side of the channels.
@@ -111,7 +118,7 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let mut at = usize::try_from(cursor).expect("cursor");
                 let end = me.conns.len().min(at + SCAN_PER_COMMAND as usize);
                 while at < end && into.len() < room {
-                    if matches(&filter, &me.conns[at]) {
+                    if me.conns[at].is_among(&filter) {
                         into.push(me.conns[at].clone());
                     }
                     at += 1;
@@ -126,34 +133,75 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let mut i = 0;
                 me.conns.retain(|c| {
                     i += 1;
-                    !((from..end).contains(&(i - 1)) && matches(&filter, c))
+                    !((from..end).contains(&(i - 1)) && c.is_among(&filter))
                 });
                 let ended = before - me.conns.len();
                 let next = (end < before).then_some((end - ended) as u64);
                 say(Event::Flushed { next, ended: ended as u64 });
             }
+            Command::Get { tuple } => {
+                let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
+                say(Event::Got { conn });
+            }
+            Command::Create { conns, mut refused } => {
+                assert!(refused.is_empty() && refused.capacity() >= conns.len(), "there is room for all refusals");
+                me.batches.push(conns.len());
+                for (n, spec) in conns.iter().enumerate() {
+                    me.created.push(spec.clone());
+                    if me.conns.iter().any(|c| c.original == spec.original) {
+                        refused.push((n, CreateError::Exists));
+                    } else {
+                        me.conns.push(view_of(spec));
+                    }
+                }
+                say(Event::Created { made: (conns.len() - refused.len()) as u64, refused, conns });
+            }
+            Command::Update { cursor, filter, change } => {
+                let from = usize::try_from(cursor).expect("cursor");
+                let end = me.conns.len().min(from + SCAN_PER_COMMAND as usize);
+                let mut changed = 0;
+                for conn in me.conns[from..end].iter_mut().filter(|c| c.is_among(&filter)) {
+                    let (mask, value) = change.mark.unwrap_or((0, 0));
+                    conn.mark = conn.mark & !mask | value & mask;
+                    conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
+                    conn.assured |= change.assured;
+                    changed += 1;
+                }
+                let next = (end < me.conns.len()).then_some(end as u64);
+                say(Event::Updated { next, changed });
+            }
+            Command::Expectations { mut into } => {
+                let room = into.capacity();
+                into.extend(me.expectations.iter().take(room).cloned());
+                say(Event::Expectations { expectations: into });
+            }
+            Command::Subscribe(on) => me.subscribed.push(on),
             Command::Stop => return,
-            other => panic!("nobody sends {other:?} yet"),
         }
         stats.conntrack_entries.set(me.conns.len() as u64);
     }
 }
 
-fn matches(f: &ConnFilter, c: &ConnView) -> bool {
-    let t = &c.original;
-    f.family.is_none_or(|v| (v == 4) == t.src.is_ipv4())
-        && f.proto.is_none_or(|p| p == t.proto)
-        && f.source.is_none_or(|n| n.contains(&t.src))
-        && f.destination.is_none_or(|n| n.contains(&t.dst))
-        && f.reply_source.is_none_or(|n| n.contains(&c.reply.src))
-        && f.reply_destination.is_none_or(|n| n.contains(&c.reply.dst))
-        && f.sport.is_none_or(|p| p == t.sport)
-        && f.dport.is_none_or(|p| p == t.dport)
-        && f.state.is_none_or(|s| c.state == Some(s))
-        && f.assured.is_none_or(|a| a == c.assured)
-        && f.replied.is_none_or(|r| r == c.replied)
-        && (!f.snat || c.reply.dst != t.src)
-        && (!f.dnat || c.reply.src != t.dst)
+/// The connection that a worker makes of `spec`.
+fn view_of(spec: &ConnSpec) -> ConnView {
+    ConnView {
+        original: spec.original,
+        reply: spec.reply,
+        state: spec.state,
+        timeout_s: spec.timeout_s,
+        replied: spec.replied,
+        assured: spec.assured,
+        expected: false,
+        mark: spec.mark,
+        helper: spec.helper,
+        timeout_policy: spec.timeout_policy,
+        age_s: spec.age_s,
+        packets: spec.packets,
+        bytes: spec.bytes,
+        interface: 0,
+        local: false,
+        egress: [None, Some(spec.interface)],
+    }
 }
 
 /// A masqueraded TCP connection from 192.0.2.10, port `sport`.
@@ -180,6 +228,8 @@ pub fn tcp_conn(sport: u16) -> ConnView {
         age_s: 1,
         packets: [10, 8],
         bytes: [1000, 8000],
+        interface: 0,
+        local: false,
         egress: [Some(1), Some(0)],
     }
 }
@@ -255,6 +305,7 @@ interfaces:
   wan: {{device: "net_null1", zone: wan, addresses: [198.51.100.2/30]}}
 routes:
   - {{to: 0.0.0.0/0, via: 198.51.100.1}}
+conntrack: {{max: 2000, reserve: 20}}
 sets:
   mgmt: {{type: prefix, elements: [10.0.0.0/8, 192.0.2.128/25]}}
 nat:
@@ -274,14 +325,19 @@ control: {{socket: {socket}}}
 
     /// Runs sluicectl in this process and answers what it prints.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, ClientError> {
+        self.ctl_with_notes(arguments).map(|(out, _)| out)
+    }
+
+    /// The same, with what it writes to standard error where it succeeds.
+    pub fn ctl_with_notes(&self, arguments: &[&str]) -> Result<(String, String), ClientError> {
         let socket = self.socket();
         let all =
             ["sluicectl", "--socket", socket.to_str().expect("path")].into_iter().chain(arguments.iter().copied());
         let cli = cli::Cli::try_parse_from(all).map_err(|e| ClientError::Argument(e.to_string()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let mut out = Vec::new();
-        runtime.block_on(cli::run(cli, &mut out))?;
-        Ok(String::from_utf8(out).expect("text"))
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        runtime.block_on(cli::run(cli, &mut out, &mut notes))?;
+        Ok((String::from_utf8(out).expect("text"), String::from_utf8(notes).expect("text")))
     }
 
     /// What the metrics address answers.

@@ -251,6 +251,10 @@ pub struct ConnView {
     pub packets: [u64; 2],
     /// Bytes (IP packet lengths), original and reply.
     pub bytes: [u64; 2],
+    /// Interface that the first packet came in by, or of its TAP twin.
+    pub interface: u16,
+    /// Whether the gateway itself sent the first packet.
+    pub local: bool,
     /// Interfaces that packets leave by, original and reply; `None` before one did.
     pub egress: [Option<u16>; 2],
 }
@@ -283,8 +287,10 @@ pub struct ConnSpec {
     pub packets: [u64; 2],
     /// Bytes, original and reply.
     pub bytes: [u64; 2],
-    /// Interface that the first packet came in by; 0 where that is not known.
+    /// Interface that the first packet came in by, or of its TAP twin; 0 where that is not known.
     pub interface: u16,
+    /// Whether the gateway itself sent the first packet.
+    pub local: bool,
     /// Whether the policy is asked about it at its next packet, as after a reload: for a saved table, which another
     /// policy may have made.
     pub judge: bool,

@@ -68,6 +68,8 @@ labelled! {
         Stale "stale";
         /// A reassembled datagram, or fragments of one.
         Fragment "fragment";
+        /// The first packet of a connection that another worker expects.
+        Expectation "expectation";
     }
 }
 

@@ -8,6 +8,7 @@
 use super::l4::L4State;
 use super::timer::Link;
 use super::tuple::{Direction, Tuple};
+use crate::api::policy::HelperKind;
 use crate::io::PortIdx;
 use crate::packet::CtState;
 use crate::time::Nanos;
@@ -248,6 +249,8 @@ pub struct Unconfirmed {
     pub mark: u32,
     /// Whether another connection announced it.
     pub expected: bool,
+    /// The helper that is to watch it.
+    pub helper: Option<HelperKind>,
     /// The port that the packet came in by.
     pub in_port: PortIdx,
     /// Whether a source port or identifier was leased for it.

@@ -47,6 +47,8 @@ pub struct Context<'a> {
     pub assured: bool,
     /// When the connection was confirmed.
     pub start: Nanos,
+    /// How long it would live if nothing came.
+    pub remaining: Nanos,
     /// Now.
     pub now: Nanos,
 }
@@ -67,11 +69,21 @@ pub enum Step {
     },
     /// It is INVALID and changes nothing.
     Invalid(DropReason),
+    /// It is INVALID, but a sign that both ends are done with the connection: it lives for `timeout` from now on.
+    InvalidShortens {
+        /// Why it is INVALID.
+        reason: DropReason,
+        /// The idle timeout, shorter than before.
+        timeout: Nanos,
+    },
     /// The connection is over, and the packet starts a new one.
     Reopen,
 }
 
 impl Step {
+    /// It passes and changes nothing, not even the deadline; nor is it counted.
+    pub const UNCHANGED: Self = Self::Pass { timeout: None, assured: false, end: false, changed: false };
+
     /// It passes, and the connection lives for another `timeout`.
     pub const fn pass(timeout: Nanos) -> Self {
         Self::Pass { timeout: Some(timeout), assured: false, end: false, changed: false }

@@ -8,6 +8,7 @@
 //! `resolve_normal_ct`, `__nf_conntrack_confirm`).
 
 pub mod conn;
+pub mod expect;
 pub mod gre;
 pub mod index;
 pub mod l4;
@@ -226,6 +227,7 @@ impl Conntrack {
                     timeout_policy: 0,
                     mark: 0,
                     expected: false,
+                    helper: None,
                     in_port: p.in_port,
                     leased: false,
                 }),
@@ -244,11 +246,16 @@ impl Conntrack {
             replied: conn.flags.has(Flags::REPLIED),
             assured: conn.flags.has(Flags::ASSURED),
             start: conn.start(),
+            remaining: conn.deadline().since(now),
             now,
         };
         let (timeout, assured, end, changed) = match conn.l4.step(p, &context) {
             Step::Pass { timeout, assured, end, changed } => (timeout, assured, end, changed),
             Step::Invalid(reason) => return Tracked::Invalid(reason),
+            Step::InvalidShortens { reason, timeout } => {
+                self.prolong(id, now + timeout);
+                return Tracked::Invalid(reason);
+            }
             Step::Reopen => return Tracked::Reopen { old: id },
         };
         if timeout.is_some() {

@@ -22,7 +22,7 @@ use crate::conntrack::timeouts::Timeouts;
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::packet::Packet;
-use crate::parse::{icmp, l4};
+use crate::parse::{icmp, l4, tcp};
 use crate::time::Nanos;
 
 /// Incomplete datagrams at once.
@@ -344,7 +344,7 @@ enum Overlap {
 /// `linux/net/ipv6/reassembly.c`, `ipv6frag_thdr_truncated`, has it.
 fn cuts_header(p: &Packet) -> bool {
     let needed = match p.tuple.proto {
-        proto::TCP => l4::TCP_HEADER,
+        proto::TCP => tcp::TCP_HEADER,
         proto::UDP => l4::UDP_HEADER,
         proto::ICMPV6 => icmp::HEADER,
         _ => 0,

@@ -10,8 +10,8 @@ mod matcher;
 use self::matcher::Matcher;
 pub use self::matcher::Query;
 use crate::api::policy::{
-    Action, ConntrackSpec, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec, RawAction,
-    ZoneId,
+    Action, ConntrackSpec, HelperKind, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec,
+    RawAction, ZoneId,
 };
 use crate::io::PortIdx;
 
@@ -37,6 +37,7 @@ pub struct Policy {
     dnat: Vec<(Matcher, usize)>,
     snat: Vec<(Matcher, usize)>,
     rules: Vec<Rule>,
+    helpers: Vec<(Matcher, HelperKind)>,
     spec: PolicySpec,
 }
 
@@ -115,7 +116,11 @@ impl Policy {
                 timeout_policy: r.timeout_policy,
             });
         }
-        Ok(Self { raw, dnat, snat, rules, spec })
+        let mut helpers = Vec::with_capacity(spec.conntrack.helpers.len());
+        for r in &spec.conntrack.helpers {
+            helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
+        }
+        Ok(Self { raw, dnat, snat, rules, helpers, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -131,7 +136,7 @@ impl Policy {
             default: Action::Drop,
             conntrack: ConntrackSpec::default(),
         };
-        Self { raw: Vec::new(), dnat: Vec::new(), snat: Vec::new(), rules: Vec::new(), spec }
+        Self { raw: Vec::new(), dnat: Vec::new(), snat: Vec::new(), rules: Vec::new(), helpers: Vec::new(), spec }
     }
 
     /// What it was compiled from.
@@ -162,6 +167,12 @@ impl Policy {
     /// The source translation of a new connection.
     pub fn snat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
         self.snat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
+    }
+
+    /// The helper of a new connection: that of the first rule that matches and is for its protocol.
+    pub fn helper(&self, q: &Query<'_>) -> Option<HelperKind> {
+        let first = self.helpers.iter().find(|(m, h)| h.proto() == q.tuple.proto && m.matches(q));
+        first.map(|&(_, h)| h)
     }
 
     /// The conntrack zone of packets that come in by `port`, or leave by it.

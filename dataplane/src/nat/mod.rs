@@ -5,6 +5,7 @@
 
 pub mod ports;
 pub mod rewrite;
+pub mod segment;
 
 use crate::api::policy::{NatKind, NatRuleSpec};
 use crate::conntrack::conn::Unconfirmed;

@@ -93,6 +93,21 @@ pub fn choose(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(
     None
 }
 
+/// The port that a helper announces in place of `port`, which is kept where `free` says so. The announced connection may
+/// come from any source port, so no port brings it home: they are shared out among the workers, as identifiers are.
+/// `linux/net/netfilter/nf_nat_helper.c`, `nf_nat_exp_find_port`, takes others from 1024 on.
+pub fn choose_announced(port: u16, steer: &Steer, random: &mut Random, free: impl Fn(u16) -> bool) -> Option<u16> {
+    if steer.owns_id(port) && free(port) {
+        return Some(port);
+    }
+    let (low, high) = class(u16::MAX);
+    let size = u32::from(high - low) + 1;
+    let start = random.next() % size;
+    // Invariant: low + anything below size is at most high.
+    let candidates = (0..MAX_STEPS).map(|n| u16::try_from(u32::from(low) + (start + n) % size).unwrap_or(high));
+    candidates.filter(|&p| steer.owns_id(p)).take(MAX_TRIES as usize).find(|&p| free(p))
+}
+
 /// Identifiers, or ports, that RSS does not hash: each belongs to one of the workers.
 #[derive(Clone, Copy, Debug)]
 struct Ids {
@@ -185,6 +200,28 @@ mod tests {
                 assert_eq!(t.dport, port);
             }
         }
+    }
+
+    #[test]
+    fn announced_ports_are_kept_on_one_worker_and_shared_out_among_several() {
+        let alone = Steer::new(0, 1);
+        for port in [1, 21, 1023, 1024, u16::MAX] {
+            assert_eq!(choose_announced(port, &alone, &mut Random::new(7), |_| true), Some(port));
+        }
+        let other = choose_announced(5001, &alone, &mut Random::new(7), |p| p != 5001).expect("a port is free");
+        assert!(other != 5001 && other >= 1024);
+        assert_eq!(choose_announced(5001, &alone, &mut Random::new(7), |_| false), None);
+        let mut all = BTreeSet::new();
+        for me in 0..4 {
+            let steer = Steer::new(me, 4);
+            let mut mine = BTreeSet::new();
+            for n in 0..500 {
+                let port = choose_announced(5000 + n, &steer, &mut Random::new(u64::from(n)), |p| !mine.contains(&p));
+                mine.insert(port.expect("a port is free"));
+            }
+            all.extend(mine);
+        }
+        assert_eq!(all.len(), 2000);
     }
 
     #[test]

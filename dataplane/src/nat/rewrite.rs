@@ -1,4 +1,4 @@
-//! The only code that changes addresses, ports and checksums of a packet.
+//! The only code that changes addresses and ports of a packet, and the checksums with them.
 //!
 //! Checksums are updated by difference (RFC 1624; SCTP's as `parse::crc32c` says), never recomputed: one that came in
 //! wrong goes out wrong.
@@ -86,7 +86,7 @@ pub fn decrement_ttl(b: &mut [u8], l3: usize) {
 }
 
 #[inline]
-fn put16(b: &mut [u8], at: usize, v: u16) {
+pub(super) fn put16(b: &mut [u8], at: usize, v: u16) {
     b[at..at + 2].copy_from_slice(&v.to_be_bytes());
 }
 

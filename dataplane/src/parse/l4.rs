@@ -6,13 +6,11 @@
 use std::net::IpAddr;
 
 use super::gre::{self, Gre};
-use super::{be16, be32, checksum, icmp, sctp};
+use super::{be16, checksum, icmp, sctp, tcp};
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
-use crate::packet::{L4, TcpSegment};
+use crate::packet::L4;
 
-/// Shortest TCP header, bytes.
-pub const TCP_HEADER: usize = 20;
 /// UDP header, bytes.
 pub const UDP_HEADER: usize = 8;
 
@@ -102,19 +100,11 @@ const fn invalid(reason: DropReason) -> (L4, u16, u16) {
 
 #[inline]
 fn tcp(p: &Payload<'_>) -> (L4, u16, u16) {
-    let b = p.head;
-    if b.len() < TCP_HEADER {
-        return invalid(DropReason::InvalidLength);
-    }
-    let header = usize::from(b[12] >> 4) * 4;
-    if header < TCP_HEADER || header > b.len() {
-        return invalid(DropReason::InvalidLength);
-    }
-    let (sport, dport) = (be16(b, 0), be16(b, 2));
+    let Some(segment) = tcp::parse(p.head, p.total) else { return invalid(DropReason::InvalidLength) };
+    let (sport, dport) = (be16(p.head, 0), be16(p.head, 2));
     if !p.verified_all() {
         return (L4::Invalid(DropReason::InvalidChecksum), sport, dport);
     }
-    let segment = TcpSegment { flags: b[13], seq: be32(b, 4), ack: be32(b, 8) };
     (L4::Tcp(segment), sport, dport)
 }
 

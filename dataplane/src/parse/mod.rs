@@ -17,6 +17,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod l4;
 pub mod sctp;
+pub mod tcp;
 
 use std::net::IpAddr;
 

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::{L2, Path, Refusal};
+use crate::conntrack::conn::Flags;
 use crate::conntrack::tuple::Direction;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
@@ -26,6 +27,18 @@ pub(super) struct Hop {
 impl Path {
     /// Where a packet from `in_port` with source `src` to `dst` (after translation) goes.
     pub(super) fn route(&self, p: &Packet, in_port: PortIdx, src: IpAddr, dst: IpAddr) -> Result<Hop, Refusal> {
+        self.route_into(self.zone_of_target(p), p, in_port, src, dst)
+    }
+
+    /// The same, by the routes of conntrack zone `zone` alone; of all where it is 0.
+    pub(super) fn route_into(
+        &self,
+        zone: u16,
+        p: &Packet,
+        in_port: PortIdx,
+        src: IpAddr,
+        dst: IpAddr,
+    ) -> Result<Hop, Refusal> {
         let drop = |reason: DropReason| Err(reason.into());
         let interface = in_port.interface();
         if in_port.is_twin() {
@@ -45,7 +58,7 @@ impl Path {
         if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
             return drop(DropReason::MartianDestination);
         }
-        let next = match self.zone_of_answer(p) {
+        let next = match zone {
             0 => self.fib.lookup(dst),
             zone => self.fib.lookup_among(dst, |i| self.policy.ct_zone_of(PortIdx::wire(i)) == zone),
         };
@@ -66,12 +79,16 @@ impl Path {
         }
     }
 
-    /// The conntrack zone that a packet goes back to, where it answers a connection out of one; else 0. Addresses in
-    /// zones may overlap, so the destination alone does not say where it is.
-    fn zone_of_answer(&self, p: &Packet) -> u16 {
-        match p.conn {
-            Some(id) if p.direction == Direction::Reply => self.conntrack.tuple(id, Direction::Original).ct_zone,
-            _ => 0,
+    /// The conntrack zone that a packet goes to, where it answers a connection out of one, or belongs to one that a host in
+    /// one has announced; else 0. Addresses in zones may overlap, so the destination alone does not say where it is.
+    fn zone_of_target(&self, p: &Packet) -> u16 {
+        let Some(id) = p.conn else { return 0 };
+        match p.direction {
+            Direction::Reply => self.conntrack.tuple(id, Direction::Original).ct_zone,
+            Direction::Original if self.conntrack.conn(id).flags.has(Flags::EXPECTED) => {
+                self.conntrack.tuple(id, Direction::Reply).ct_zone
+            }
+            Direction::Original => 0,
         }
     }
 

@@ -21,14 +21,24 @@ use crate::steer::Note;
 use crate::time::Nanos;
 
 impl Path {
-    /// Source translation: by rule, or because the reply tuple is taken (as Linux' null binding does).
+    /// Source translation: by rule, because it follows its master's (`follows`: the reply tuple says so already), or because
+    /// the reply tuple is taken (as Linux' null binding does).
     pub(super) fn choose_source(
         &mut self,
         u: &mut Unconfirmed,
         rule: Option<(NatKind, PreservePort)>,
+        follows: bool,
         hop: Hop,
     ) -> Result<(), DropReason> {
         let mut strict = false;
+        if follows {
+            // Its port is kept wherever that leads: a signpost will be there.
+            let leased = u.reply.dst != u.original.src;
+            if !self.taken(&u.reply) {
+                u.leased = leased;
+                return Ok(());
+            }
+        }
         if let Some((kind, preserve)) = rule {
             let address = match kind {
                 NatKind::Masquerade => self.fib.primary(hop.egress.interface(), u.reply.dst),
@@ -97,16 +107,33 @@ impl Path {
 
     /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
     pub(super) fn confirm(&mut self, u: &Unconfirmed, bytes: u32, now: Nanos) -> Result<ConnId, DropReason> {
+        if u.helper.is_some() && !self.helpers.has_room() {
+            return Err(DropReason::HelperFull);
+        }
         let id = self.conntrack.confirm(u, bytes, now).map_err(|e| match e {
             InsertError::Full => DropReason::ConntrackFull,
             InsertError::Clash => DropReason::NatClash,
         })?;
-        if !self.steer.is_home(&u.reply) {
-            if !self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply)) {
+        // Only what was expected came by another way than its home.
+        let original = u.expected && !self.steer.is_home(&u.original);
+        if original {
+            if !self.notes.tell(self.steer.home(&u.original), Note::Place(u.original)) {
                 self.conntrack.remove(id);
                 return Err(DropReason::SignpostFull);
             }
+            self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED_ORIGINAL);
+        }
+        if !self.steer.is_home(&u.reply) {
+            if !self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply)) {
+                self.take_out(id, now);
+                return Err(DropReason::SignpostFull);
+            }
             self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED);
+        }
+        if let Some(kind) = u.helper
+            && self.helpers.add(id, kind)
+        {
+            self.conntrack.conn_mut(id).flags.set(Flags::HELPED);
         }
         if u.leased {
             self.lease(&u.reply, 1);
@@ -121,29 +148,47 @@ impl Path {
         Ok(id)
     }
 
-    /// Ends a connection and takes its signpost back; where the ring is full, it is tried again later.
+    /// Ends a connection, with what its helper knows and expects, and takes its signposts back; where a ring is full, that
+    /// is tried again later.
     pub fn end(&mut self, id: ConnId, event: CtEvent, now: Nanos) {
-        let reply = self.conntrack.tuple(id, Direction::Reply);
         let flags = self.conntrack.conn(id).flags;
         if !flags.has(Flags::DYING) {
             self.stats.ct_event(event);
             self.emit(ConnEventKind::Destroy(event), id, now);
             if flags.has(Flags::LEASED) {
-                self.lease(&reply, -1);
+                self.lease(&self.conntrack.tuple(id, Direction::Reply), -1);
             }
             let conn = self.conntrack.conn(id);
             if conn.counted == self.limits.epoch() {
                 let from = self.policy.zone_of(conn.in_port);
                 self.limits.remove(self.conntrack.tuple(id, Direction::Original).src, from);
             }
+            if flags.has(Flags::HELPED) {
+                self.end_help(id, now);
+            }
         }
-        // A connection that followed a dying one has taken over its tuple, and with it its signpost.
-        let followed = flags.has(Flags::DYING) && self.conntrack.find(&reply, self.conntrack.hash(&reply)).is_some();
-        if flags.has(Flags::SIGNPOSTED) && !followed && !self.notes.tell(self.steer.home(&reply), Note::Remove(reply)) {
-            self.conntrack.defer(id, now + RETRY);
-            return;
+        self.take_out(id, now);
+    }
+
+    /// Takes a connection out of the table once its signposts are taken back, or such that follow it go on with them.
+    fn take_out(&mut self, id: ConnId, now: Nanos) {
+        let dying = self.conntrack.conn(id).flags.has(Flags::DYING);
+        for (flag, direction) in
+            [(Flags::SIGNPOSTED_ORIGINAL, Direction::Original), (Flags::SIGNPOSTED, Direction::Reply)]
+        {
+            if !self.conntrack.conn(id).flags.has(flag) {
+                continue;
+            }
+            let t = self.conntrack.tuple(id, direction);
+            // A connection that followed a dying one has taken over its tuple, and with it its signpost.
+            let followed = dying && self.conntrack.find(&t, self.conntrack.hash(&t)).is_some();
+            if !followed && !self.notes.tell(self.steer.home(&t), Note::Remove(t)) {
+                self.conntrack.defer(id, now + RETRY);
+                return;
+            }
+            self.conntrack.conn_mut(id).flags.clear(flag);
         }
-        if flags.has(Flags::DYING) {
+        if dying {
             self.conntrack.release(id);
         } else {
             self.conntrack.remove(id);
@@ -194,11 +239,8 @@ impl Path {
                     Err(PlaceError::Clash) => Some(Note::Clash(t)),
                     Err(PlaceError::Full) => Some(Note::Full(t)),
                 };
-                if let Some(refusal) = refusal
-                    && !self.notes.tell(from, refusal)
-                {
-                    // Invariant: `read_notes` reads no note while this is full.
-                    let _ = self.refusals.try_push((from, refusal));
+                if let Some(refusal) = refusal {
+                    self.refuse(from, refusal);
                 }
             }
             Note::Remove(t) => {
@@ -206,15 +248,34 @@ impl Path {
             }
             Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
             Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),
+            Note::Expect(key) => {
+                if !self.note_expect(key, from) {
+                    self.refuse(from, Note::Unexpected(key));
+                }
+            }
+            Note::Unexpect(key) => {
+                self.announced.remove(&key, from);
+            }
+            Note::Unexpected(key) => self.expectation_refused(&key, now),
         }
         self.stats.signposts.set(self.signposts.count() as u64);
     }
 
-    /// Ends a connection whose signpost could not be placed: its replies would be lost.
-    fn refused(&mut self, reply: &Tuple, reason: DropReason, now: Nanos) {
-        if let Some((id, Direction::Reply)) = self.conntrack.lookup(reply, now)
-            && self.conntrack.conn(id).flags.has(Flags::SIGNPOSTED)
-        {
+    fn refuse(&mut self, to: WorkerId, refusal: Note) {
+        if !self.notes.tell(to, refusal) {
+            // Invariant: `read_notes` reads no note while this is full.
+            let _ = self.refusals.try_push((to, refusal));
+        }
+    }
+
+    /// Ends a connection whose signpost could not be placed: packets of tuple `t` would be lost.
+    fn refused(&mut self, t: &Tuple, reason: DropReason, now: Nanos) {
+        let Some((id, direction)) = self.conntrack.lookup(t, now) else { return };
+        let flag = match direction {
+            Direction::Original => Flags::SIGNPOSTED_ORIGINAL,
+            Direction::Reply => Flags::SIGNPOSTED,
+        };
+        if self.conntrack.conn(id).flags.has(flag) {
             // The signpost is taken back all the same: this refusal may be of an earlier connection with the same reply,
             // and the home heeds its owner alone.
             self.stats.drop_packet(reason);

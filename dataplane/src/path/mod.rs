@@ -15,6 +15,8 @@
 //! per connection and direction of travel; reports to control at most [`REPORTS`] per burst.
 //! *Sources*: `linux/net/netfilter` (hooks and their order), `linux/net/ipv4/ip_forward.c`.
 
+mod expected;
+mod helper;
 mod hop;
 mod lifecycle;
 mod operator;
@@ -26,11 +28,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam_channel::Sender;
 
+pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
 use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
+use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations, key_of};
 use crate::conntrack::limit::Limits;
 use crate::conntrack::signpost::{Signposts, WorkerId};
 use crate::conntrack::tuple::{Direction, Tuple};
@@ -40,6 +44,7 @@ use crate::filter::{Policy, Query, Verdict};
 use crate::forward::icmp_error::{IcmpError, RateLimit};
 use crate::forward::neighbour::Neighbours;
 use crate::forward::route::Fib;
+use crate::helper::Helpers;
 use crate::io::PortIdx;
 use crate::nat;
 use crate::nat::ports::Random;
@@ -120,6 +125,8 @@ pub struct Plan {
     pub hop: bool,
     /// Cut it into fragments of the egress MTU.
     pub fragment: bool,
+    /// Show it to its connection's helper first: see [`Path::help`].
+    pub helped: bool,
 }
 
 /// Link-layer destination of a packet.
@@ -162,6 +169,12 @@ pub struct Path {
     pub conntrack: Conntrack,
     /// Tuples that are home here and owned elsewhere.
     pub signposts: Signposts,
+    /// The connections of this worker that a helper watches.
+    pub helpers: Helpers,
+    /// What they have announced.
+    pub expectations: Expectations,
+    /// What other workers expect: keys, and who.
+    pub announced: Signposts,
     /// Next hops' MAC addresses.
     pub neighbours: Neighbours,
     /// The policy in force.
@@ -217,12 +230,17 @@ impl Path {
     pub fn new(setup: PathSetup, now: Nanos) -> Self {
         let [a, b, c, d] = setup.seeds;
         let seed = ahash::RandomState::with_seeds(a, b, c, d);
-        let posts = if setup.steer.is_alone() { 1 } else { setup.conntrack_max };
+        let alone = setup.steer.is_alone();
+        let posts = if alone { 1 } else { setup.conntrack_max };
+        let expectations = EXPECTATIONS.div_ceil(usize::from(setup.steer.workers()));
         Self {
             limits: Box::new(Limits::new(&setup.policy, setup.conntrack_max, usize::from(setup.steer.workers()))),
             steer: setup.steer,
             conntrack: Conntrack::new(setup.conntrack_max, seed.clone(), now),
             signposts: Signposts::new(posts, seed.clone()),
+            helpers: Helpers::new(setup.conntrack_max, seed.clone()),
+            expectations: Expectations::new(expectations, seed.clone()),
+            announced: Signposts::new(if alone { 1 } else { EXPECTATIONS }, seed.clone()),
             neighbours: Neighbours::new(seed),
             rules: Arc::new(RuleCounters::new(setup.policy.spec().rules.len())),
             policy: setup.policy,
@@ -289,7 +307,7 @@ impl Path {
         loop {
             let hit = match self.lookup(&p.tuple, p.hash, now) {
                 Some(hit) => Some(hit),
-                None => match self.owner_of_miss(&p.tuple, p) {
+                None => match self.owner_of_miss(&p.tuple, p, now) {
                     Some((owner, cause)) => return Outcome::Handover(owner, cause),
                     None => None,
                 },
@@ -303,7 +321,8 @@ impl Path {
                     return DropReason::PolicyReload.into();
                 }
             }
-            match self.conntrack.track(p, hit, &self.policy.spec().conntrack, now) {
+            let adjusted = hit.and_then(|(id, direction)| self.as_senders_count(p, id, direction));
+            match self.conntrack.track(adjusted.as_ref().unwrap_or(p), hit, &self.policy.spec().conntrack, now) {
                 Tracked::Conn { id, direction, first_reply, became_assured, changed, end } => {
                     let outcome = self.known(p, id, direction, from, now);
                     if (first_reply || became_assured || changed) && p.conn.is_some() {
@@ -320,7 +339,16 @@ impl Path {
                     }
                     return outcome;
                 }
-                Tracked::New(unconfirmed) => return self.first(p, unconfirmed, from, now),
+                Tracked::New(unconfirmed) => {
+                    // Used up by the first packet that it matches, whatever becomes of that.
+                    let place = self.expectation_of(&p.tuple, now);
+                    let expected = place.and_then(|place| self.fulfil(place));
+                    let outcome = self.first(p, unconfirmed, expected, from, now);
+                    if let Some(place) = place {
+                        self.withdraw(place, now);
+                    }
+                    return outcome;
+                }
                 Tracked::Reopen { old } => self.end(old, CtEvent::Closed, now),
                 Tracked::Invalid(reason) => return self.invalid(p, from, reason, now),
             }
@@ -339,15 +367,24 @@ impl Path {
     }
 
     /// Which other worker a tuple belongs to that no connection here has.
-    fn owner_of_miss(&self, t: &Tuple, p: &Packet) -> Option<(WorkerId, HandoverCause)> {
+    fn owner_of_miss(&self, t: &Tuple, p: &Packet, now: Nanos) -> Option<(WorkerId, HandoverCause)> {
         if self.steer.is_alone() || matches!(p.kind, L4::Invalid(_)) {
             return None;
+        }
+        // A connection that is there comes before one that is expected.
+        let signpost = self.signposts.owner(t).filter(|_| !p.stale);
+        if let Some(owner) = signpost {
+            return Some((owner, HandoverCause::Signpost));
+        }
+        if self.expectation_of(t, now).is_some() {
+            return None; // whoever's home it is
         }
         let home = self.steer.home(t);
         if home != self.steer.me() {
             return Some((home, HandoverCause::Stale)); // a signpost sent it here, and its flow has ended
         }
-        self.signposts.owner(t).filter(|_| !p.stale).map(|owner| (owner, HandoverCause::Signpost))
+        let expects = self.announced.owner(&key_of(t)).filter(|_| !p.stale);
+        expects.map(|owner| (owner, HandoverCause::Expectation))
     }
 
     /// A packet of a known connection.
@@ -380,7 +417,8 @@ impl Path {
         } else {
             Rewrite::None
         };
-        Outcome::Forward(Plan { egress: cached.egress, l2, rewrite, hop, fragment })
+        let helped = self.conntrack.conn(id).flags.has(Flags::HELPED);
+        Outcome::Forward(Plan { egress: cached.egress, l2, rewrite, hop, fragment, helped })
     }
 
     /// The link-layer destination of what was cached; `None` where the neighbour is not known any more.
@@ -449,18 +487,29 @@ impl Path {
         }
     }
 
-    /// The first packet of a connection.
-    fn first(&mut self, p: &mut Packet, mut u: Unconfirmed, from: ZoneId, now: Nanos) -> Outcome {
-        p.state = CtState::New;
+    /// The first packet of a connection, `expected` where another one announced it.
+    fn first(
+        &mut self,
+        p: &mut Packet,
+        mut u: Unconfirmed,
+        expected: Option<Expectation>,
+        from: ZoneId,
+        now: Nanos,
+    ) -> Outcome {
+        let follows = expected.is_some_and(|e| self.follow_master(&mut u, &e));
+        p.state = if u.expected { CtState::Related } else { CtState::New };
         self.stats.classify(p.state, Direction::Original);
-        if !p.in_port.is_twin()
-            && let Some(rule) = self.policy.dnat(&self.query(p, &p.tuple, p.state, from, None))
+        let query = Query { mark: u.mark, ..self.query(p, &p.tuple, p.state, from, None) };
+        if !follows
+            && !p.in_port.is_twin()
+            && let Some(rule) = self.policy.dnat(&query)
         {
             nat::dnat(&mut u, rule);
         }
         let target = u.reply.inverse();
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
-        let hop = match self.route(p, p.in_port, p.tuple.src, target.dst) {
+        let zone = if u.expected { u.reply.ct_zone } else { 0 };
+        let hop = match self.route_into(zone, p, p.in_port, p.tuple.src, target.dst) {
             Ok(hop) => hop,
             Err(refusal) => return refusal.into(),
         };
@@ -474,8 +523,9 @@ impl Path {
         query.mark = u.mark;
         let verdict = self.policy.judge(&query);
         query.mark = verdict.mark; // POSTROUTING sees what the filter has set
-        let snat = if hop.egress.is_twin() { None } else { self.policy.snat(&query) };
+        let snat = if hop.egress.is_twin() || follows { None } else { self.policy.snat(&query) };
         let snat = snat.map(|r| (r.kind, r.preserve_port));
+        u.helper = self.policy.helper(&query);
         self.decided(p, &seen, verdict, now);
         if !verdict.accept {
             return self.denied(p, verdict.rule, None);
@@ -489,7 +539,7 @@ impl Path {
         if let Err(reason) = self.make_room(p.tuple.src, from, local, now) {
             return reason.into();
         }
-        if let Err(reason) = self.choose_source(&mut u, snat, hop) {
+        if let Err(reason) = self.choose_source(&mut u, snat, follows, hop) {
             return reason.into();
         }
         let id = match self.confirm(&u, p.ip_len, now) {
@@ -503,7 +553,7 @@ impl Path {
         let cached = Cached::new(self.epoch, verdict.rule, p.state, true, p.in_port);
         conn.cache[Direction::Original.index()] = cached.leaving(hop.egress, neighbour);
         let rewrite = if u.is_translated() { Rewrite::Tuple(u.reply.inverse()) } else { Rewrite::None };
-        Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment })
+        Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: u.helper.is_some() })
     }
 
     /// An ICMP error: RELATED where it is about a connection, and translated as that is.
@@ -514,7 +564,7 @@ impl Path {
         }
         let tuple = quoted.tuple.inverse();
         let Some((id, direction)) = self.lookup(&tuple, self.conntrack.hash(&tuple), now) else {
-            return match self.owner_of_miss(&tuple, p) {
+            return match self.owner_of_miss(&tuple, p, now) {
                 Some((owner, HandoverCause::Stale)) => Outcome::Handover(owner, HandoverCause::Stale),
                 Some((owner, _)) => Outcome::Handover(owner, HandoverCause::IcmpError),
                 None => self.invalid(p, from, DropReason::InvalidNoParent, now),
@@ -578,7 +628,7 @@ impl Path {
             Err(refusal) => return refusal.into(),
         };
         let (_, l2) = self.resolve(hop);
-        let plan = Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment };
+        let plan = Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: false };
         // Neighbour discovery on the gateway's own links is to IPv6 what ARP is to IPv4: not the policy's.
         if p.kind == L4::NeighbourDiscovery && !is_hop {
             return Outcome::Forward(plan);
@@ -633,8 +683,9 @@ impl Path {
         }
     }
 
-    /// Ends connections that have expired, at most `budget` looked at.
+    /// Ends connections that have expired, at most `budget` looked at, and expectations.
     pub fn tick(&mut self, mut budget: u32, now: Nanos) {
+        self.tick_expectations(now);
         while let Some(id) = self.conntrack.tick(now, &mut budget) {
             self.end(id, CtEvent::Expired, now);
         }

@@ -4,7 +4,7 @@
 //! the answers that control waits for; what finds no room is counted.
 
 use super::Path;
-use crate::api::command::{ConnChange, ConnEvent, ConnEventKind, ConnSpec, CreateError, Event, ExpectView, Message};
+use crate::api::command::{ConnChange, ConnEvent, ConnEventKind, ConnSpec, CreateError, Event, Message};
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Flags, Unconfirmed};
 use crate::conntrack::l4::L4State;
@@ -46,7 +46,8 @@ impl Path {
             timeout_policy: spec.timeout_policy,
             mark: spec.mark,
             expected: false,
-            in_port: PortIdx::wire(spec.interface),
+            helper: spec.helper.filter(|h| h.proto() == original.proto),
+            in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,
         };
@@ -82,10 +83,5 @@ impl Path {
             self.conntrack.prolong(id, now + Nanos::from_secs(u64::from(seconds)));
         }
         self.emit(ConnEventKind::Update, id, now);
-    }
-
-    /// The expectations of this worker's connections, within the capacity of `into`.
-    pub fn list_expectations(&self, into: &mut Vec<ExpectView>, _now: Nanos) {
-        into.clear();
     }
 }

@@ -24,11 +24,13 @@ impl Path {
             assured: conn.flags.has(Flags::ASSURED),
             expected: conn.flags.has(Flags::EXPECTED),
             mark: conn.mark,
-            helper: None,
+            helper: conn.flags.has(Flags::HELPED).then(|| self.helpers.find(id)).flatten().map(|h| h.kind),
             timeout_policy: conn.timeout_policy,
             age_s: seconds(now.since(conn.start())),
             packets: conn.packets(),
             bytes: conn.bytes,
+            interface: conn.in_port.interface(),
+            local: conn.in_port.is_twin(),
             egress: [egress(0), egress(1)],
         }
     }

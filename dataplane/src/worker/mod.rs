@@ -8,6 +8,7 @@
 //! a bounded number of packets waits for neighbours.
 
 mod control;
+mod helped;
 mod neighbour;
 mod send;
 mod train;
@@ -365,6 +366,7 @@ impl<I: Io> Worker<I> {
         }
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
             match self.path.judge(packet, now) {
+                Outcome::Forward(plan) if plan.helped => self.forward_helped(buf, packet, plan, now),
                 Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),
                 Outcome::Drop(Refusal { reason, error }) => {
                     self.path.stats.drop_packet(reason);

@@ -17,18 +17,27 @@ impl<I: Io> Worker<I> {
     /// Rewrites a packet and sends it.
     #[inline]
     pub(super) fn forward(&mut self, mut buf: I::Buf, packet: &Packet, plan: &Plan, now: Nanos) {
-        // The error to send should the next hop not answer quotes the packet as it came: it must be built now.
-        let error = match plan.l2 {
-            L2::Resolve(_) => self.make_error(buf.bytes(), packet, IcmpError::HostUnreachable),
+        let error = self.unreachable(buf.bytes(), packet, plan);
+        Self::translate(&mut buf, packet, plan);
+        self.dispatch(buf, usize::from(packet.l3), plan, error, now);
+    }
+
+    /// The error to send should the next hop not answer, and where. It quotes the packet as it came: it must be built now.
+    #[inline]
+    pub(super) fn unreachable(&mut self, frame: &[u8], packet: &Packet, plan: &Plan) -> Option<(I::Buf, PortIdx)> {
+        match plan.l2 {
+            L2::Resolve(_) => Some((self.make_error(frame, packet, IcmpError::HostUnreachable)?, packet.in_port)),
             _ => None,
-        };
+        }
+    }
+
+    #[inline]
+    pub(super) fn translate(buf: &mut I::Buf, packet: &Packet, plan: &Plan) {
         match &plan.rewrite {
             Rewrite::None => {}
             Rewrite::Tuple(to) => rewrite::translate(buf.bytes_mut(), packet, to),
             Rewrite::Error(quoted, to) => rewrite::translate_error(buf.bytes_mut(), packet, quoted, to),
         }
-        let error = error.map(|e| (e, packet.in_port));
-        self.dispatch(buf, usize::from(packet.l3), plan, error, now);
     }
 
     /// Rewrites a later fragment of a datagram with tuple `whole` and sends it.
@@ -46,7 +55,14 @@ impl<I: Io> Worker<I> {
 
     /// Sends a translated packet as the plan says. `error` goes back should the next hop not answer.
     #[inline]
-    fn dispatch(&mut self, mut buf: I::Buf, l3: usize, plan: &Plan, error: Option<(I::Buf, PortIdx)>, now: Nanos) {
+    pub(super) fn dispatch(
+        &mut self,
+        mut buf: I::Buf,
+        l3: usize,
+        plan: &Plan,
+        error: Option<(I::Buf, PortIdx)>,
+        now: Nanos,
+    ) {
         if plan.hop {
             rewrite::decrement_ttl(buf.bytes_mut(), l3);
         }

@@ -13,7 +13,7 @@ use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{icmp, l4, sctp};
+use crate::parse::{icmp, l4, sctp, tcp};
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -73,6 +73,11 @@ impl<I: Io> Worker<I> {
         packet.hash = self.path.conntrack.prefetch_bucket(&packet.tuple);
         match self.path.judge(&mut packet, now) {
             Outcome::Forward(plan) => {
+                if plan.helped
+                    && let Err(reason) = self.help_train(&packet, now)
+                {
+                    return self.lose_train(reason);
+                }
                 self.train.reverse(); // so that the first comes off first
                 if let Some(first) = self.train.pop() {
                     let head = Packet { end: first.packet.end, ..packet };
@@ -162,7 +167,7 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
 /// Whether the transport header does not end within the first fragment, whose payload is `b`.
 fn cuts_header(protocol: u8, b: &[u8]) -> bool {
     let header = match protocol {
-        proto::TCP => b.get(12).map_or(l4::TCP_HEADER, |o| usize::from(o >> 4) * 4),
+        proto::TCP => b.get(12).map_or(tcp::TCP_HEADER, |o| usize::from(o >> 4) * 4),
         proto::UDP | proto::UDPLITE => l4::UDP_HEADER,
         proto::SCTP => sctp::HEADER,
         proto::ICMP | proto::ICMPV6 => icmp::HEADER,

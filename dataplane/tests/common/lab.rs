@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use dataplane::api::command::{Command, ConnFilter, ConnView, Event, Message, SCAN_PER_COMMAND};
+use dataplane::api::command::{Command, ConnFilter, ConnView, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::policy::*;
 use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, RuleCounters, WorkerStats};
 use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
@@ -208,6 +208,13 @@ pub fn dnat(spec: &mut PolicySpec, dport: u16, to_address: &str, to_port: Option
         Match { state: vec![CtState::New], ..from_to(WAN_ZONE, LAN_ZONE) },
         Action::Accept,
     ));
+}
+
+/// Has `kind` watch TCP (or for TFTP UDP) connections to port `dport`.
+pub fn helped(mut spec: PolicySpec, kind: HelperKind, dport: u16) -> PolicySpec {
+    let matches = Match { proto: vec![kind.proto()], dport: vec![dport..=dport], ..Match::default() };
+    spec.conntrack.helpers.push(HelperRuleSpec { kind, matches });
+    spec
 }
 
 /// The lab's routes and addresses.
@@ -654,6 +661,38 @@ impl Lab {
                 assert_eq!(post, expected, "signpost at {home} for {t} of {c:?}");
             }
         }
+        // What one worker expects, all others know of, and nothing else.
+        let mut keys = BTreeSet::new();
+        let mut expected = vec![0; self.workers.len()];
+        for (worker, w) in self.workers.iter().enumerate() {
+            for e in w.path().expectations.live() {
+                assert!(keys.insert(format!("{:?}", e.key)), "expected twice: {e:?}");
+                for (other, o) in self.workers.iter().enumerate().filter(|&(n, _)| n != worker) {
+                    assert_eq!(o.path().announced.owner(&e.key), Some(worker as u16), "{e:?} at {other}");
+                    expected[other] += 1;
+                }
+            }
+            assert_eq!(self.stats[worker].expectations.value(), w.path().expectations.count() as u64);
+        }
+        for (w, expected) in self.workers.iter().zip(expected) {
+            assert_eq!(w.path().announced.count(), expected, "keys of expectations that are over");
+        }
+    }
+
+    /// All expectations, as `conntrack expect list` gets them.
+    pub fn expectations(&mut self) -> Vec<ExpectView> {
+        let mut all = Vec::new();
+        for n in 0..self.workers.len() {
+            self.commands[n].send(Command::Expectations { into: Vec::with_capacity(64) }).expect("the worker lives");
+            self.workers[n].step(self.now);
+            for m in self.messages.try_iter() {
+                match m.event {
+                    Event::Expectations { expectations } => all.extend(expectations),
+                    other => self.events.push(other),
+                }
+            }
+        }
+        all
     }
 
     /// Every counter that is not zero, by its metric name. Frames and bytes of ports are left out.

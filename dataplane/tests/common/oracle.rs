@@ -264,7 +264,11 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (LAN, tcp(HOST, 4000, SERVER, 443, SYN, 1, 0, b"")),
         (WAN, tcp(SERVER, 443, ME, 4000, SYN | ACK, 1, 2, b"")),
         (LAN, tcp(HOST, 4000, SERVER, 443, ACK | PSH, 2, 2, b"data")),
+        (LAN, tcp(HOST, 4000, SERVER, 443, ACK, 6, 2, b"\nPORT 10,0,0,2,19,137\r\n")),
         (LAN, tcp(HOST, 4000, SERVER, 443, FIN | ACK, 6, 2, b"")),
+        (WAN, tcp(SERVER, 443, ME, 4000, ACK, 2, 30, b"\n227 (203,0,113,5,19,137)\r\n")),
+        (WAN, tcp(SERVER, 20, ME, 5001, SYN, 1, 0, b"")),
+        (LAN, udp(HOST, 4000, SERVER, 53, b"\x00\x01")),
         (WAN, tcp(SERVER, 443, ME, 4000, RST, 2, 0, b"")),
         (WAN, tcp(SERVER, 5000, ME, 8080, SYN, 1, 0, b"")),
         (LAN, tcp("10.0.0.9", 80, SERVER, 5000, SYN | ACK, 1, 2, b"")),
@@ -317,7 +321,8 @@ pub fn busy_policy(verify: bool) -> PolicySpec {
     let mut spec = usual();
     spec.nat.push(masquerade());
     dnat(&mut spec, 8080, "10.0.0.9", Some(80));
-    use dataplane::api::policy::{Action, ZoneId};
+    use dataplane::api::policy::{Action, HelperKind, ZoneId};
+    spec = helped(helped(spec, HelperKind::Ftp, 443), HelperKind::Tftp, 53);
     spec.rules.push(rule("to-me", from_to(LAN_ZONE, ZoneId::LOCAL), Action::Accept));
     let mut own = from_to(ZoneId::LOCAL, WAN_ZONE);
     own.to.push(LAN_ZONE);

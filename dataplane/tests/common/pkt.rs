@@ -130,6 +130,32 @@ pub fn tcp(src: &str, sport: u16, dst: &str, dport: u16, flags: u8, seq: u32, ac
     p.seal(16)
 }
 
+impl Pkt {
+    /// The TCP segment with this window and these options, padded with zeros.
+    pub fn tcp_with(mut self, win: u16, options: &[u8]) -> Self {
+        let mut padded = options.to_vec();
+        padded.resize(options.len().next_multiple_of(4), 0);
+        self.l4[12] = ((20 + padded.len()) * 4) as u8;
+        self.l4[14..16].copy_from_slice(&win.to_be_bytes());
+        self.l4.splice(20..20, padded);
+        self.seal(16)
+    }
+
+    /// What [`Seen::flow`] says of a packet with these ends.
+    pub fn flow_of(src: &str, sport: u16, dst: &str, dport: u16) -> String {
+        format!("{src}:{sport} > {dst}:{dport}")
+    }
+
+    /// TCP options, padded with zeros to whole words.
+    pub fn with_options(mut self, options: &[u8]) -> Self {
+        let mut options = options.to_vec();
+        options.resize(options.len().div_ceil(4) * 4, 0);
+        self.l4[12] = ((20 + options.len()) / 4 << 4) as u8;
+        self.l4.splice(20..20, options);
+        self.sealed()
+    }
+}
+
 /// An ICMP or ICMPv6 message, by the addresses' version.
 pub fn icmp(src: &str, dst: &str, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Pkt {
     let v4 = src.contains('.');
@@ -412,6 +438,19 @@ impl Seen {
             ip: Vec::new(),
             payload: payload.to_vec(),
         }
+    }
+
+    /// Of a TCP segment: its sequence number, its acknowledgement, and its header with options.
+    pub fn tcp(&self) -> (u32, u32, &[u8]) {
+        let l4 = &self.ip[if self.src.is_ipv4() { 20 } else { 40 }..];
+        let be32 = |at: usize| u32::from_be_bytes([l4[at], l4[at + 1], l4[at + 2], l4[at + 3]]);
+        (be32(4), be32(8), &l4[..usize::from(l4[12] >> 4) * 4])
+    }
+
+    /// What follows a TCP segment's header, options and all.
+    pub fn text(&self) -> String {
+        let l4 = &self.ip[if self.src.is_ipv4() { 20 } else { 40 }..];
+        String::from_utf8_lossy(&l4[usize::from(l4[12] >> 4) * 4..]).into_owned()
     }
 
     /// `src:sport > dst:dport`, for assertions that a person reads.

@@ -22,8 +22,10 @@ const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
 const CTA_COUNTERS: [u16; 2] = [9, 10];
+const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 
 const SEEN_REPLY: u32 = 2;
 const ASSURED: u32 = 4;
@@ -60,6 +62,9 @@ const SCTP_STATES: [&str; 9] = [
 pub fn find(socket: &mut Netfilter, t: &Tuple) -> io::Result<Option<ConnState>> {
     let mut request = Vec::new();
     put(&mut request, CTA_TUPLE_ORIG | NESTED, &tuple_attrs(t));
+    if t.ct_zone != 0 {
+        put(&mut request, CTA_ZONE, &t.ct_zone.to_be_bytes());
+    }
     socket.send(GET, netlink::REQUEST, family(t), 0, &request)?;
     let mut found = None;
     match socket.receive(true, |m| found = read(m.attrs)) {
@@ -127,7 +132,8 @@ fn read_tuple(b: &[u8]) -> Option<Tuple> {
         proto::ICMPV6 => (port(7), u16::from_be_bytes([byte(8), byte(9)])),
         _ => (port(2), port(3)),
     };
-    Some(tuple(address(1)?, address(2)?, proto, sport, dport))
+    let ct_zone = attr(b, CTA_TUPLE_ZONE).and_then(|z| be16(z, 0)).unwrap_or(0);
+    Some(Tuple { ct_zone, ..tuple(address(1)?, address(2)?, proto, sport, dport) })
 }
 
 /// The tuples of an entry, confirmed or not.

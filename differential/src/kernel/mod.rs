@@ -14,16 +14,15 @@
 pub mod ct;
 pub mod netlink;
 
-use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::io;
 use std::time::{Duration, Instant};
 
 use dataplane::api::Tuple;
 use netlink::{Netfilter, attr, put};
-use nix::sched::{CloneFlags, unshare};
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+use tun_rs::SyncDevice;
 
 use crate::frame::{Ip, Side};
+use crate::namespace::{self, run, tap};
 use crate::observe::{Class, ConnState, Exit, Observation, System};
 use crate::policy::Policy;
 
@@ -45,6 +44,7 @@ pub struct Kernel {
     taps: [SyncDevice; 2],
     log: Netfilter,
     conntrack: Netfilter,
+    zones: Vec<u16>,
     start: Instant,
     buffer: Vec<u8>,
 }
@@ -55,16 +55,21 @@ impl Kernel {
     /// # Errors
     /// What could not be made; running without root is the usual cause.
     pub fn new(policy: &Policy) -> io::Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|e| io::Error::other(format!("new network namespace: {e}; be root")))?;
+        namespace::enter_new()?;
         let taps = [tap("lan")?, tap("wan")?];
         run("sh", &["-s"], &policy.shell())?;
         run("nft", &["-f", "-"], &policy.nft())?;
         let mut log = Netfilter::new()?;
         bind(&mut log, 1, HEADERS)?;
         bind(&mut log, 2, u32::from(u16::MAX))?;
-        let mut kernel =
-            Self { taps, log, conntrack: Netfilter::new()?, start: Instant::now(), buffer: vec![0; 1 << 16] };
+        let mut kernel = Self {
+            taps,
+            log,
+            conntrack: Netfilter::new()?,
+            zones: policy.all_zones(),
+            start: Instant::now(),
+            buffer: vec![0; 1 << 16],
+        };
         kernel.frames()?; // what the interfaces said when they came up
         Ok(kernel)
     }
@@ -73,13 +78,8 @@ impl Kernel {
     fn frames(&mut self) -> io::Result<Vec<(Exit, Vec<u8>)>> {
         let mut out = Vec::new();
         for side in Side::ALL {
-            loop {
-                match self.taps[side.index()].recv(&mut self.buffer) {
-                    Ok(n) => out.push((Exit::Link(side), self.buffer[..n].to_vec())),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
-                }
-            }
+            let frames = namespace::frames(&self.taps[side.index()], &mut self.buffer)?;
+            out.extend(frames.into_iter().map(|f| (Exit::Link(side), f)));
         }
         Ok(out)
     }
@@ -125,7 +125,12 @@ impl System for Kernel {
     }
 
     fn find(&mut self, t: &Tuple) -> io::Result<Option<ConnState>> {
-        ct::find(&mut self.conntrack, t)
+        for &ct_zone in &self.zones {
+            if let Some(found) = ct::find(&mut self.conntrack, &Tuple { ct_zone, ..*t })? {
+                return Ok(Some(found.anywhere()));
+            }
+        }
+        Ok(None)
     }
 
     fn now(&self) -> Duration {
@@ -136,13 +141,6 @@ impl System for Kernel {
         std::thread::sleep(at.saturating_sub(self.now()));
         self.frames()
     }
-}
-
-/// A TAP device of this namespace whose reads do not wait.
-fn tap(name: &str) -> io::Result<SyncDevice> {
-    let device = DeviceBuilder::new().name(name).layer(Layer::L2).inherit_enable_state().build_sync()?;
-    device.set_nonblocking(true)?;
-    Ok(device)
 }
 
 /// Has log group `group` sent to `socket` at once, with `copy` bytes of each packet.
@@ -156,24 +154,4 @@ fn bind(socket: &mut Netfilter, group: u16, copy: u32) -> io::Result<()> {
     let [a, b, c, d] = copy.to_be_bytes();
     configure(socket, NFULA_CFG_MODE, &[a, b, c, d, COPY_PACKET, 0])?;
     configure(socket, NFULA_CFG_QTHRESH, &1u32.to_be_bytes())
-}
-
-/// Runs a program in this thread's namespace with `input`.
-fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<()> {
-    let failed = |e: io::Error| io::Error::other(format!("{program}: {e}"));
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(failed)?;
-    }
-    let done = child.wait_with_output().map_err(failed)?;
-    if done.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("{program}: {}\n{input}", String::from_utf8_lossy(&done.stderr))))
 }

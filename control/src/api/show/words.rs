@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use dataplane::api::policy::{Action, AddrMatch, AddrSet, Match, ZoneId};
+use dataplane::api::policy::{Action, AddrMatch, AddrSet, ConntrackSpec, Match, RuleSpec, ZoneId};
 
 /// Ranges of an unnamed address set that are spelled out; the rest is counted.
 const SHOWN: usize = 4;
@@ -15,6 +15,27 @@ pub fn action_word(a: Action) -> &'static str {
         Action::Drop => "drop",
         Action::Continue => "continue",
     }
+}
+
+/// What a filter rule does: its action, then what else it has.
+pub fn rule_words(r: &RuleSpec, conntrack: &ConntrackSpec) -> String {
+    let mut words = String::from(action_word(r.action));
+    if r.log {
+        words.push_str(", log");
+    }
+    // Invariant: writing to a string does not fail.
+    if let Some(mark) = r.set_mark {
+        let _ = write!(words, ", set_mark {}", mark_word(mark));
+    }
+    let policy = usize::from(r.timeout_policy).checked_sub(1).and_then(|i| conntrack.timeout_policies.get(i));
+    if let Some((name, _)) = policy {
+        let _ = write!(words, ", timeout {name}");
+    }
+    words
+}
+
+fn mark_word((mask, value): (u32, u32)) -> String {
+    if mask == u32::MAX { format!("{value:#x}") } else { format!("{value:#x}/{mask:#x}") }
 }
 
 pub fn match_words(
@@ -42,6 +63,7 @@ pub fn match_words(
     list("dport", m.dport.iter().map(range).collect());
     list("icmp_type", m.icmp_type.iter().map(u8::to_string).collect());
     list("tcp_flags", m.tcp_flags.iter().map(|(mask, value)| format!("{mask:#04x}/{value:#04x}")).collect());
+    list("mark", m.mark.iter().map(|m| mark_word(*m)).collect());
     list("state", m.state.iter().map(|s| s.label().to_owned()).collect());
     if out.is_empty() { "any".into() } else { out.join(" ") }
 }
@@ -102,6 +124,8 @@ fn low_bits(n: u32) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use dataplane::api::policy::Timeouts;
+
     use super::*;
 
     #[test]
@@ -121,16 +145,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rule_does_is_said_in_full() {
+        let spec = ConntrackSpec { timeout_policies: vec![("slow".into(), Timeouts::default())], ..Default::default() };
+        let mut rule = RuleSpec {
+            name: "r".into(),
+            matches: Match::default(),
+            action: Action::Continue,
+            log: false,
+            set_mark: Some((u32::MAX, 5)),
+            timeout_policy: 0,
+        };
+        assert_eq!(rule_words(&rule, &spec), "continue, set_mark 0x5");
+        rule = RuleSpec { action: Action::Accept, log: true, set_mark: None, timeout_policy: 1, ..rule };
+        assert_eq!(rule_words(&rule, &spec), "accept, log, timeout slow");
+    }
+
+    #[test]
     fn a_rule_reads_like_its_yaml() {
         let m = Match {
             from: vec![ZoneId(1)],
             to: vec![ZoneId(0)],
             proto: vec![6],
             dport: vec![22..=22, 8000..=8080],
+            mark: Some((0xff, 0x10)),
             ..Match::default()
         };
         let zones = ["local".to_owned(), "lan".to_owned()];
-        assert_eq!(match_words(&m, &zones, &[], |_| None), "from lan to local proto tcp dport 22,8000-8080");
+        let words = "from lan to local proto tcp dport 22,8000-8080 mark 0x10/0xff";
+        assert_eq!(match_words(&m, &zones, &[], |_| None), words);
         assert_eq!(match_words(&Match::default(), &zones, &[], |_| None), "any");
     }
 }

@@ -9,7 +9,7 @@ use dataplane::api::policy::{AddrMatch, AddrSet, CtState, Match, ZoneId};
 use super::super::address::{self, Element, Union, of_version, versions, whole_version};
 use super::super::error::quoted;
 use super::super::names::{
-    ICMP, ICMP_TYPES, ICMPV6, ICMPV6_TYPES, PROTOCOLS, TCP, TCP_FLAGS, WITH_PORTS, find, tcp_flags,
+    ICMP, ICMP_TYPES, ICMPV6, ICMPV6_TYPES, PROTOCOLS, TCP, TCP_FLAGS, WITH_PORTS, find, mark, tcp_flags,
 };
 use super::super::node::{Node, Value};
 use super::super::reader::{Reader, decimal, words};
@@ -73,7 +73,7 @@ impl<'y> MatchReader<'_, 'y> {
             icmp_type: self.icmp_types(keys.icmp_type, &proto),
             tcp_flags: keys.tcp_flags.and_then(|node| self.tcp_flags(node, &proto)),
             state: self.states(keys.state),
-            mark: None,
+            mark: keys.mark.and_then(|node| self.mark(node)),
             interface_in: self.interfaces(keys.interface_in),
             interface_out: self.interfaces(keys.interface_out),
             proto,
@@ -84,14 +84,17 @@ impl<'y> MatchReader<'_, 'y> {
     }
 
     fn check_hook(&self, keys: &Matches<'y>, hook: Hook) {
-        let unknown: &[(&str, Option<&Node>)] = match hook {
-            Hook::Raw => &[("to", keys.to), ("interface_out", keys.interface_out), ("state", keys.state)],
-            Hook::Dnat => &[("to", keys.to), ("interface_out", keys.interface_out)],
+        const ROUTING: &str = "routing";
+        const TRACKING: &str = "connection tracking";
+        let (to, out) = (("to", keys.to, ROUTING), ("interface_out", keys.interface_out, ROUTING));
+        let (state, mark) = (("state", keys.state, TRACKING), ("mark", keys.mark, TRACKING));
+        let unknown: &[(&str, Option<&Node>, &str)] = match hook {
+            Hook::Raw => &[to, out, state, mark],
+            Hook::Dnat => &[to, out, ("mark", keys.mark, "the filter, which sets marks")],
             Hook::Snat | Hook::Filter => &[],
         };
-        for (key, node) in unknown {
+        for (key, node, before) in unknown {
             if let Some(node) = node {
-                let before = if *key == "state" { "connection tracking" } else { "routing" };
                 let why = format_args!("cannot be asked here: the rule acts before {before}; accepted: no {key:?}");
                 self.reader.refuse(node, why);
             }
@@ -272,25 +275,20 @@ impl<'y> MatchReader<'_, 'y> {
     }
 
     fn proto(&self, node: Option<&'y Node>) -> Vec<u8> {
-        let accepted = || format!("{}, or a number from 0 to 255", words(PROTOCOLS.iter().map(|(name, _)| *name)));
-        let items = node.map(|node| self.reader.one_or_many(node, &accepted())).unwrap_or_default();
-        let mut protocols = Vec::new();
-        for item in items {
-            let Some(text) = self.reader.text(item, accepted()) else { continue };
-            let number = || decimal(text).and_then(|n| u8::try_from(n).ok());
-            match find(PROTOCOLS, text).or_else(number) {
-                Some(proto) => protocols.push(proto),
-                None => self.reader.refuse_value(item, text, "is not a protocol", accepted()),
-            }
-        }
-        protocols
+        node.map(|node| protocols(node, self.reader, "")).unwrap_or_default()
+    }
+
+    /// A mark, to match or to set: `(mask, value)`.
+    pub fn mark(&self, node: &'y Node) -> Option<(u32, u32)> {
+        let accepted = "a number such as 5 or 0x10, or number/mask such as 0x10/0xff without bits outside of the mask";
+        self.reader.parsed(node, accepted, mark)
     }
 
     fn ports(&self, node: Option<&'y Node>, proto: &[u8], given: bool) -> Vec<RangeInclusive<u16>> {
         let Some(node) = node else { return Vec::new() };
         // Where `proto` was given but refused, that is error enough.
         if !(proto.iter().all(|p| WITH_PORTS.contains(p)) && (given || !proto.is_empty())) {
-            let accepted = "in rules whose proto is tcp, udp or both (or sctp, dccp, udplite)";
+            let accepted = "in rules whose proto is tcp, udp or both (or sctp, udplite)";
             self.reader.refuse(node, format_args!("needs a protocol with ports; accepted: {accepted}"));
         }
         let accepted = "a port from 0 to 65535, a range such as 1024-2047, a list of these";
@@ -363,6 +361,21 @@ impl<'y> MatchReader<'_, 'y> {
         let items = node.map(|node| self.reader.one_or_many(node, &accepted)).unwrap_or_default();
         items.iter().filter_map(|item| self.reader.choice(item, &known, &["snat", "dnat"])).collect()
     }
+}
+
+/// Reads protocols, one or a list; `or` is what else `accepted` says first.
+pub fn protocols<'y>(node: &'y Node, reader: &Reader<'y>, or: &str) -> Vec<u8> {
+    let accepted = || format!("{or}{}, or a number from 0 to 255", words(PROTOCOLS.iter().map(|(name, _)| *name)));
+    let mut protocols = Vec::new();
+    for item in reader.one_or_many(node, &accepted()) {
+        let Some(text) = reader.text(item, accepted()) else { continue };
+        let number = || decimal(text).and_then(|n| u8::try_from(n).ok());
+        match find(PROTOCOLS, text).or_else(number) {
+            Some(proto) => protocols.push(proto),
+            None => reader.refuse_value(item, text, "is not a protocol", accepted()),
+        }
+    }
+    protocols
 }
 
 /// The IP versions of which a condition can match packets. `not` leaves both: what is outside an IPv4 prefix may be

@@ -22,6 +22,7 @@ mod matches;
 mod network;
 mod rules;
 mod sets;
+mod timeouts;
 
 /// Most workers.
 const MAX_WORKERS: usize = 64;
@@ -42,6 +43,9 @@ const OWN_EAL_ARGS: &[(&str, &str)] = &[
 struct Names {
     zones: Vec<String>,
     interfaces: Vec<Interface>,
+    /// By interface.
+    ct_zones: Vec<u16>,
+    timeout_policies: Vec<String>,
     sets: Vec<(String, Arc<AddrSet>)>,
     set_index: HashMap<String, usize>,
 }
@@ -50,8 +54,14 @@ struct Names {
 pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     let document = Document::read(root, reader);
     let mut launch = dataplane_section(document.dataplane, reader);
-    let mut names =
-        Names { zones: vec!["local".into()], interfaces: Vec::new(), sets: Vec::new(), set_index: HashMap::new() };
+    let mut names = Names {
+        zones: vec!["local".into()],
+        interfaces: Vec::new(),
+        ct_zones: Vec::new(),
+        timeout_policies: Vec::new(),
+        sets: Vec::new(),
+        set_index: HashMap::new(),
+    };
     match document.interfaces {
         Some(node) => launch.interfaces = network::interfaces(node, reader, &mut names),
         None => reader.refuse_missing(root, "interfaces"),
@@ -61,7 +71,8 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     if let Some(node) = document.sets {
         sets::sets(node, reader, &mut names);
     }
-    let (conntrack_max, conntrack) = conntrack::conntrack(document.conntrack, reader);
+    let (conntrack_max, conntrack) = conntrack::conntrack(document.conntrack, reader, &names);
+    names.timeout_policies = conntrack.timeout_policies.iter().map(|(name, _)| name.clone()).collect();
     launch.conntrack_max = conntrack_max;
     let rules = rules::Rules { reader, names: &names };
     let raw = document.raw.map(|node| rules.raw(node));
@@ -80,7 +91,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
         policy: PolicySpec {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
-            interface_ct_zones: Vec::new(),
+            interface_ct_zones: names.ct_zones,
             zones: names.zones,
             raw: raw.unwrap_or_default(),
             nat: nat.unwrap_or_default(),

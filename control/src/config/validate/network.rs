@@ -40,6 +40,7 @@ pub fn interfaces<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) ->
         let zone = reader.required(node, "zone", section.zone).and_then(|n| zone(n, reader, names));
         let mtu = section.mtu.and_then(|n| reader.number(n, 1280..=9000_u16)).unwrap_or(1500);
         let vlan = section.vlan.and_then(|n| reader.number(n, 1..=4094_u16));
+        let ct_zone = section.ct_zone.and_then(|n| reader.number(n, 1..=u16::MAX)).unwrap_or(0);
         let addresses = section.addresses.map(|n| addresses(n, reader, names)).unwrap_or_default();
         launch.push(InterfaceConfig {
             name: key.text.clone(),
@@ -53,6 +54,7 @@ pub fn interfaces<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) ->
             addresses,
             mtu,
         });
+        names.ct_zones.push(ct_zone);
     }
     launch
 }

@@ -8,7 +8,7 @@ use dataplane::api::policy::{Action, MAX_RULES, NatKind, NatRuleSpec, PreservePo
 use super::super::address::{Element, is_unicast};
 use super::super::names::{TCP, UDP};
 use super::super::node::{Node, Value};
-use super::super::reader::Reader;
+use super::super::reader::{Reader, words};
 use super::super::schema::{NatRule, Policy, RawRule, Rule};
 use super::matches::{Hook, MatchReader};
 use super::{NAME, Names, is_name};
@@ -18,6 +18,9 @@ pub const NOTHING: (Action, Vec<RuleSpec>) = (Action::Drop, Vec::new());
 
 /// The name under which the default action is counted.
 const DEFAULT_RULE: &str = "default";
+
+/// Actions that decide.
+const DECISIONS: [(&str, Action); 2] = [("accept", Action::Accept), ("drop", Action::Drop)];
 
 /// Reads rules with the names that they may use.
 pub struct Rules<'a, 'y> {
@@ -139,7 +142,8 @@ impl<'y> Rules<'_, 'y> {
     /// Reads `policy`: the default and the rules.
     pub fn policy(&self, node: &'y Node) -> (Action, Vec<RuleSpec>) {
         let section = Policy::read(node, self.reader);
-        let default = section.default.and_then(|node| self.action(node)).unwrap_or(Action::Drop);
+        let default = section.default.and_then(|node| self.reader.choice(node, &DECISIONS, &["reject"]));
+        let default = default.unwrap_or(Action::Drop);
         let mut seen = Seen::new();
         let mut rules = Vec::new();
         for item in section.rules.map(|node| self.items(node)).unwrap_or_default() {
@@ -152,16 +156,44 @@ impl<'y> Rules<'_, 'y> {
             let matches = self.match_reader().matches(&rule.matches(), Hook::Filter);
             let action = self.reader.required(item, "action", rule.action).and_then(|node| self.action(node));
             let log = rule.log.and_then(|node| self.reader.flag(node)).unwrap_or(false);
+            let set_mark = rule.set_mark.and_then(|node| self.match_reader().mark(node));
+            if let (Some(Action::Continue), Some(node)) = (action, rule.action)
+                && rule.set_mark.is_none()
+                && !log
+            {
+                self.reader.refuse(node, "would do nothing; accepted: with \"set_mark\" or \"log: true\"");
+            }
+            let timeout_policy = rule.timeout.and_then(|node| {
+                if action.is_some_and(|a| a != Action::Accept) {
+                    self.reader.refuse(node, "gives timeouts to what is not accepted; accepted: with action accept");
+                }
+                self.timeout_policy(node)
+            });
             if let (Some(name), Some(action)) = (name, action) {
-                let name = name.to_owned();
-                rules.push(RuleSpec { name, matches, action, log, set_mark: None, timeout_policy: 0 });
+                let (name, timeout_policy) = (name.to_owned(), timeout_policy.unwrap_or(0));
+                rules.push(RuleSpec { name, matches, action, log, set_mark, timeout_policy });
             }
         }
         (default, rules)
     }
 
     fn action(&self, node: &'y Node) -> Option<Action> {
-        self.reader.choice(node, &[("accept", Action::Accept), ("drop", Action::Drop)], &["reject"])
+        let [accept, drop] = DECISIONS;
+        self.reader.choice(node, &[accept, drop, ("continue", Action::Continue)], &["reject"])
+    }
+
+    /// The number, from 1, of the timeout policy that `node` names.
+    fn timeout_policy(&self, node: &'y Node) -> Option<u8> {
+        let known = || match self.names.timeout_policies.as_slice() {
+            [] => "a name of conntrack.timeout_policies, which has none".to_owned(),
+            names => words(names.iter().map(String::as_str)),
+        };
+        let text = self.reader.text(node, known())?;
+        let index = self.names.timeout_policies.iter().position(|name| name == text);
+        if index.is_none() {
+            self.reader.refuse_value(node, text, "is not a timeout policy", known());
+        }
+        u8::try_from(index? + 1).ok()
     }
 
     fn items(&self, node: &'y Node) -> &'y [Node] {

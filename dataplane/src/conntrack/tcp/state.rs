@@ -1,30 +1,12 @@
-//! TCP's states as a middlebox sees them.
+//! The states of a connection, and which segment leads from one to the next.
 //!
-//! A transition depends on the old state, the direction and the first of RST, SYN/ACK, SYN, FIN, ACK that the segment
-//! has. Sequence numbers and windows are not looked at yet: a segment is judged by its flags alone.
 //! *Sources*: RFC 9293 section 3.3.2; `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_conntracks`,
-//! `tcp_valid_flags`, `nf_conntrack_tcp_packet`).
+//! `tcp_valid_flags`, `get_conntrack_index`).
 
-use super::l4::{Context, Step};
-use super::timeouts::Timeouts;
-use super::tuple::Direction;
-use crate::api::policy::ConntrackSpec;
-use crate::drop::DropReason;
-use crate::packet::TcpSegment;
+use super::super::timeouts::Timeouts;
+use super::super::tuple::Direction;
+use super::{ACK, FIN, RST, SYN, URG};
 use crate::time::Nanos;
-
-/// FIN flag.
-pub const FIN: u8 = 0x01;
-/// SYN flag.
-pub const SYN: u8 = 0x02;
-/// RST flag.
-pub const RST: u8 = 0x04;
-/// PSH flag.
-pub const PSH: u8 = 0x08;
-/// ACK flag.
-pub const ACK: u8 = 0x10;
-/// URG flag.
-pub const URG: u8 = 0x20;
 
 /// State of a tracked TCP connection; names as conntrack prints them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,21 +85,27 @@ impl TcpState {
             Self::SynSent2 => t.tcp_syn_sent2,
         }
     }
+
+    /// Whether the connection is ending or has ended.
+    pub const fn is_closing(self) -> bool {
+        matches!(self, Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait | Self::Close)
+    }
 }
 
 /// What a segment is to the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// RST, whatever else.
-    Rst,
+    Rst = 1,
     /// SYN and ACK.
-    SynAck,
+    SynAck = 2,
     /// SYN without ACK.
-    Syn,
+    Syn = 3,
     /// FIN.
-    Fin,
+    Fin = 4,
     /// ACK alone.
-    Ack,
+    Ack = 5,
 }
 
 /// Whether some stack sends this set of flags; PSH, ECE and CWR do not count, and the set must hold one of SYN, RST, ACK
@@ -144,91 +132,25 @@ pub const fn kind(flags: u8) -> Kind {
     }
 }
 
-/// What is known of a TCP connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpTrack {
-    state: TcpState,
-}
-
-impl TcpTrack {
-    /// The connection that a segment out of nothing starts.
-    ///
-    /// # Errors
-    /// The segment starts none.
-    pub fn begin(segment: &TcpSegment, spec: &ConntrackSpec) -> Result<Self, DropReason> {
-        match step(TcpState::None, Direction::Original, kind(segment.flags)) {
-            Transition::To(TcpState::Established) if !spec.tcp_loose => Err(DropReason::InvalidTcpState),
-            Transition::To(state) => Ok(Self { state }),
-            _ => Err(DropReason::InvalidTcpState),
-        }
-    }
-
-    /// A connection in this state of whose windows nothing is known.
-    pub const fn lenient(state: TcpState) -> Self {
-        Self { state }
-    }
-
-    /// Its state.
-    pub const fn state(&self) -> TcpState {
-        self.state
-    }
-
-    /// The idle timeout after the first segment.
-    pub fn first_timeout(&self, t: &Timeouts) -> Nanos {
-        match self.state {
-            // Picked up in mid-stream: not worth days before the other side was heard.
-            TcpState::Established => t.tcp_established.min(t.tcp_unacknowledged),
-            s => s.timeout(t),
-        }
-    }
-
-    /// Moves the connection on by a segment with valid flags.
-    pub fn step(&mut self, segment: &TcpSegment, c: &Context<'_>) -> Step {
-        let replied = c.replied || c.direction == Direction::Reply;
-        let old = self.state;
-        let (state, mut end) = match step(old, c.direction, kind(segment.flags)) {
-            Transition::To(s) => (s, false),
-            Transition::End => (old, true),
-            Transition::Ignore => return Step::Pass { timeout: None, assured: false, end: false, changed: false },
-            Transition::Invalid => return Step::Invalid(DropReason::InvalidTcpState),
-            Transition::Reopen => return Step::Reopen,
-        };
-        self.state = state;
-        let timeout = match state {
-            TcpState::Established if !replied => c.timeouts.tcp_established.min(c.timeouts.tcp_unacknowledged),
-            s => s.timeout(c.timeouts),
-        };
-        let proper = matches!(old, TcpState::SynRecv | TcpState::Established) && state == TcpState::Established;
-        // A lone reset as the only reply: nobody is there (nf_conntrack_tcp_packet, "we can delete the conntrack").
-        if c.direction == Direction::Reply && !c.replied && segment.flags & RST != 0 {
-            end = true;
-        }
-        Step::Pass { timeout: Some(timeout), assured: proper && replied, end, changed: state != old }
-    }
-}
-
 /// What the state machine says of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// The connection is in this state now.
+    /// The connection is in this state now, if windows and resets' numbers allow.
     To(TcpState),
-    /// The segment passes and changes nothing.
+    /// The segment passes and changes no state.
     Ignore,
     /// The segment is INVALID.
     Invalid,
-    /// The old connection is over; the segment starts a new one.
+    /// The old connection is over and the segment starts a new one, if the old one was closed in order; else as
+    /// [`Transition::Ignore`].
     Reopen,
-    /// The segment passes, and ends the connection at once.
-    End,
 }
 
 /// The transition of a segment of `kind` in `direction` with the connection in state `old`.
-pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition {
+pub const fn transition(old: TcpState, direction: Direction, kind: Kind) -> Transition {
     use Direction::{Original, Reply};
     use TcpState as S;
     match (kind, direction, old) {
-        // A reset in SYN_SENT, from either side, leaves no entry behind.
-        (Kind::Rst, _, S::SynSent) => Transition::End,
         (Kind::Rst, _, S::None) => Transition::Invalid,
         (Kind::Rst, _, _) => Transition::To(S::Close),
 
@@ -237,8 +159,7 @@ pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition
         (Kind::Syn, _, S::TimeWait) | (Kind::Syn, Original, S::Close) => Transition::Reopen,
         (Kind::Syn, Original, _) => Transition::Ignore,
         (Kind::Syn, Reply, S::SynSent | S::SynSent2) => Transition::To(S::SynSent2),
-        (Kind::Syn, Reply, S::None | S::Close) => Transition::Invalid,
-        (Kind::Syn, Reply, _) => Transition::Ignore,
+        (Kind::Syn, Reply, _) => Transition::Invalid,
 
         (Kind::SynAck, Original, S::SynRecv | S::SynSent2) => Transition::To(S::SynRecv),
         (Kind::SynAck, Original, _) | (Kind::SynAck, Reply, S::None) => Transition::Invalid,
@@ -264,61 +185,64 @@ pub const fn step(old: TcpState, direction: Direction, kind: Kind) -> Transition
 
 #[cfg(test)]
 mod tests {
+    use super::super::PSH;
     use super::*;
 
     #[test]
     fn flag_sets_that_no_stack_sends_are_invalid() {
-        for flags in
-            [0, FIN, PSH, URG, SYN | FIN, SYN | RST, SYN | ACK | RST, SYN | FIN | ACK, RST | FIN, FIN | PSH | URG, 0x3f]
-        {
-            assert!(!valid_flags(flags), "{flags:#04x}");
-        }
-        for flags in [
-            SYN,
-            SYN | PSH,
-            SYN | URG,
-            SYN | 0xc0,
-            SYN | ACK,
-            RST,
-            RST | ACK,
-            RST | ACK | PSH,
-            ACK,
-            ACK | PSH,
-            FIN | ACK,
-            FIN | ACK | PSH | URG,
-        ] {
-            assert!(valid_flags(flags), "{flags:#04x}");
+        let valid = [SYN, SYN | URG, SYN | ACK, RST, RST | ACK, ACK, ACK | URG, FIN | ACK, FIN | ACK | URG];
+        for flags in 0..=u8::MAX {
+            // PSH and the ECN flags go with anything.
+            let rest = flags & !(PSH | 0xc0);
+            assert_eq!(valid_flags(flags), valid.contains(&rest), "{flags:#04x}");
         }
     }
 
-    #[test]
-    fn out_of_nothing_only_syn_and_ack_start() {
-        let starts = |k| matches!(step(TcpState::None, Direction::Original, k), Transition::To(_));
-        assert!(starts(Kind::Syn) && starts(Kind::Ack));
-        assert!(!starts(Kind::SynAck) && !starts(Kind::Fin) && !starts(Kind::Rst));
-    }
+    /// By row the state, by column the segment: RST, SYN/ACK, SYN, FIN, ACK. `-` is INVALID, `.` passes and changes
+    /// nothing, `!` starts anew.
+    const ORIGINAL: &str = "
+        NONE         -      -         SYN_SENT   -          ESTABLISHED
+        SYN_SENT     CLOSE  -         SYN_SENT   -          -
+        SYN_RECV     CLOSE  SYN_RECV  .          FIN_WAIT   ESTABLISHED
+        ESTABLISHED  CLOSE  -         .          FIN_WAIT   ESTABLISHED
+        FIN_WAIT     CLOSE  -         .          LAST_ACK   CLOSE_WAIT
+        CLOSE_WAIT   CLOSE  -         .          LAST_ACK   CLOSE_WAIT
+        LAST_ACK     CLOSE  -         .          LAST_ACK   TIME_WAIT
+        TIME_WAIT    CLOSE  -         !          TIME_WAIT  TIME_WAIT
+        CLOSE        CLOSE  -         !          CLOSE      CLOSE
+        SYN_SENT2    CLOSE  SYN_RECV  SYN_SENT2  -          -";
+    const REPLY: &str = "
+        NONE         -      -         -          -          -
+        SYN_SENT     CLOSE  SYN_RECV  SYN_SENT2  -          .
+        SYN_RECV     CLOSE  .         -          FIN_WAIT   SYN_RECV
+        ESTABLISHED  CLOSE  .         -          FIN_WAIT   ESTABLISHED
+        FIN_WAIT     CLOSE  .         -          LAST_ACK   CLOSE_WAIT
+        CLOSE_WAIT   CLOSE  .         -          LAST_ACK   CLOSE_WAIT
+        LAST_ACK     CLOSE  .         -          LAST_ACK   TIME_WAIT
+        TIME_WAIT    CLOSE  .         !          TIME_WAIT  TIME_WAIT
+        CLOSE        CLOSE  .         -          CLOSE      CLOSE
+        SYN_SENT2    CLOSE  SYN_RECV  SYN_SENT2  -          .";
 
     #[test]
-    fn a_whole_life() {
-        use Direction::{Original as O, Reply as R};
-        let script = [
-            (O, SYN, "SYN_SENT"),
-            (R, SYN | ACK, "SYN_RECV"),
-            (O, ACK, "ESTABLISHED"),
-            (R, ACK | PSH, "ESTABLISHED"),
-            (O, FIN | ACK, "FIN_WAIT"),
-            (R, ACK, "CLOSE_WAIT"),
-            (R, FIN | ACK, "LAST_ACK"),
-            (O, ACK, "TIME_WAIT"),
-        ];
-        let mut state = TcpState::None;
-        for (direction, flags, expected) in script {
-            match step(state, direction, kind(flags)) {
-                Transition::To(s) => state = s,
-                other => panic!("{state:?} {direction:?} {flags:#x}: {other:?}"),
+    fn every_state_and_segment_leads_where_the_table_says() {
+        let kinds = [Kind::Rst, Kind::SynAck, Kind::Syn, Kind::Fin, Kind::Ack];
+        for (direction, table) in [(Direction::Original, ORIGINAL), (Direction::Reply, REPLY)] {
+            let rows: Vec<Vec<&str>> =
+                table.lines().map(|l| l.split_whitespace().collect()).filter(|r: &Vec<_>| !r.is_empty()).collect();
+            assert_eq!(rows.len(), TcpState::ALL.len());
+            for row in rows {
+                let old = TcpState::named(row[0]).expect("a state");
+                assert_eq!(row.len(), 1 + kinds.len());
+                for (kind, word) in kinds.into_iter().zip(&row[1..]) {
+                    let expected = match *word {
+                        "-" => Transition::Invalid,
+                        "." => Transition::Ignore,
+                        "!" => Transition::Reopen,
+                        name => Transition::To(TcpState::named(name).expect("a state")),
+                    };
+                    assert_eq!(transition(old, direction, kind), expected, "{kind:?} {direction:?} in {old:?}");
+                }
             }
-            assert_eq!(state.name(), expected);
         }
-        assert_eq!(step(state, O, Kind::Syn), Transition::Reopen);
     }
 }

@@ -1,0 +1,409 @@
+//! How connections are named on the command line: filters, tuples, what is new about them. Options and letters are those
+//! of conntrack-tools.
+
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+use dataplane::api::Tuple;
+use ipnet::IpNet;
+
+use crate::api::wire::{self, FilterSpec, Way};
+use crate::client::ClientError;
+
+/// Filters by what does not change while a connection lives, and by its state.
+#[derive(Debug, Default, Args)]
+pub struct Selection {
+    /// `ipv4` or `ipv6`.
+    #[arg(short, long, value_parser = family)]
+    family: Option<u8>,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, `gre`, ... or a number.
+    #[arg(short, long, visible_alias = "protonum", value_parser = protocol)]
+    proto: Option<u8>,
+    /// Original source, address or prefix.
+    #[arg(short = 's', long = "src", visible_alias = "orig-src", value_parser = prefix)]
+    source: Option<IpNet>,
+    /// Original destination, address or prefix.
+    #[arg(short = 'd', long = "dst", visible_alias = "orig-dst", value_parser = prefix)]
+    destination: Option<IpNet>,
+    /// Source of the reply direction, address or prefix.
+    #[arg(short = 'r', long = "reply-src", value_parser = prefix)]
+    reply_source: Option<IpNet>,
+    /// Destination of the reply direction, address or prefix.
+    #[arg(short = 'q', long = "reply-dst", value_parser = prefix)]
+    reply_destination: Option<IpNet>,
+    /// Original source port.
+    #[arg(long, visible_alias = "orig-port-src")]
+    sport: Option<u16>,
+    /// Original destination port.
+    #[arg(long, visible_alias = "orig-port-dst")]
+    dport: Option<u16>,
+    /// State of TCP or SCTP: `ESTABLISHED`, `SYN_SENT`, ...
+    #[arg(long, value_parser = wire::state)]
+    state: Option<&'static str>,
+    /// Conntrack zone of the original direction; 0 is the common one.
+    #[arg(short = 'w', long, visible_alias = "orig-zone")]
+    zone: Option<u16>,
+    /// Only connections whose source is translated, to this address where given.
+    #[arg(short = 'n', long = "src-nat", value_name = "ADDRESS", num_args = 0..=1, value_parser = prefix)]
+    src_nat: Option<Option<IpNet>>,
+    /// Only connections whose destination is translated, to this address where given.
+    #[arg(short = 'g', long = "dst-nat", value_name = "ADDRESS", num_args = 0..=1, value_parser = prefix)]
+    dst_nat: Option<Option<IpNet>>,
+}
+
+/// All filters.
+#[derive(Debug, Default, Args)]
+pub struct Filter {
+    #[command(flatten)]
+    selection: Selection,
+    /// `value`, or `value/mask`: only these bits.
+    #[arg(short, long, value_parser = mark_text)]
+    mark: Option<String>,
+    /// `ASSURED`, `SEEN_REPLY`, `UNREPLIED`, `SRC_NAT`, `DST_NAT`; several with commas.
+    #[arg(short = 'u', long, value_delimiter = ',', ignore_case = true)]
+    status: Vec<ConnStatus>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+enum ConnStatus {
+    Assured,
+    SeenReply,
+    Unreplied,
+    SrcNat,
+    DstNat,
+    /// All listed connections are.
+    Confirmed,
+}
+
+impl Selection {
+    /// As it travels.
+    pub fn spec(&self) -> Result<FilterSpec, ClientError> {
+        // The reply goes to the translated source and comes from the translated destination.
+        let translated = |given: Option<IpNet>, nat: Option<Option<IpNet>>, option: &str| match (given, nat.flatten()) {
+            (Some(a), Some(b)) if a != b => {
+                Err(ClientError::Argument(format!("{option} contradicts the reply address")))
+            }
+            (a, b) => Ok(a.or(b)),
+        };
+        Ok(FilterSpec {
+            family: self.family,
+            proto: self.proto,
+            source: self.source,
+            destination: self.destination,
+            reply_source: translated(self.reply_source, self.dst_nat, "--dst-nat")?,
+            reply_destination: translated(self.reply_destination, self.src_nat, "--src-nat")?,
+            sport: self.sport,
+            dport: self.dport,
+            state: self.state.map(str::to_owned),
+            mark: None,
+            zone: self.zone,
+            assured: None,
+            replied: None,
+            snat: self.src_nat.is_some(),
+            dnat: self.dst_nat.is_some(),
+        })
+    }
+}
+
+impl Filter {
+    /// As it travels.
+    pub fn spec(&self) -> Result<FilterSpec, ClientError> {
+        let has = |s| self.status.contains(&s);
+        if has(ConnStatus::SeenReply) && has(ConnStatus::Unreplied) {
+            return Err(ClientError::Argument("no connection is both SEEN_REPLY and UNREPLIED".into()));
+        }
+        let mut spec = self.selection.spec()?;
+        spec.mark.clone_from(&self.mark);
+        spec.assured = has(ConnStatus::Assured).then_some(true);
+        spec.replied = match (has(ConnStatus::SeenReply), has(ConnStatus::Unreplied)) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        spec.snat |= has(ConnStatus::SrcNat);
+        spec.dnat |= has(ConnStatus::DstNat);
+        Ok(spec)
+    }
+}
+
+/// One connection by its tuples.
+#[derive(Debug, Args)]
+pub struct Tuples {
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`, `gre`, ... or a number.
+    #[arg(short, long, visible_alias = "protonum", value_parser = protocol)]
+    pub proto: u8,
+    /// Original source.
+    #[arg(short = 's', long = "src", visible_alias = "orig-src")]
+    source: Option<IpAddr>,
+    /// Original destination.
+    #[arg(short = 'd', long = "dst", visible_alias = "orig-dst")]
+    destination: Option<IpAddr>,
+    /// Source of the reply direction.
+    #[arg(short = 'r', long = "reply-src")]
+    reply_source: Option<IpAddr>,
+    /// Destination of the reply direction.
+    #[arg(short = 'q', long = "reply-dst")]
+    reply_destination: Option<IpAddr>,
+    /// Original source port.
+    #[arg(long, visible_alias = "orig-port-src")]
+    sport: Option<u16>,
+    /// Original destination port.
+    #[arg(long, visible_alias = "orig-port-dst")]
+    dport: Option<u16>,
+    /// Source port of the reply direction.
+    #[arg(long)]
+    reply_port_src: Option<u16>,
+    /// Destination port of the reply direction.
+    #[arg(long)]
+    reply_port_dst: Option<u16>,
+    /// ICMP or ICMPv6 type.
+    #[arg(long, visible_alias = "icmpv6-type")]
+    icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code; 0 where left out.
+    #[arg(long, visible_alias = "icmpv6-code")]
+    icmp_code: Option<u8>,
+    /// ICMP or ICMPv6 identifier.
+    #[arg(long, visible_alias = "icmpv6-id")]
+    icmp_id: Option<u16>,
+    /// Source key of GRE.
+    #[arg(long, visible_alias = "orig-key-src", value_parser = key)]
+    srckey: Option<u16>,
+    /// Destination key of GRE.
+    #[arg(long, visible_alias = "orig-key-dst", value_parser = key)]
+    dstkey: Option<u16>,
+    /// Source key of GRE, reply direction.
+    #[arg(long, value_parser = key)]
+    reply_key_src: Option<u16>,
+    /// Destination key of GRE, reply direction.
+    #[arg(long, value_parser = key)]
+    reply_key_dst: Option<u16>,
+    /// Conntrack zone; 0, which is the common one, where left out.
+    #[arg(short = 'w', long, visible_alias = "orig-zone", default_value_t = 0)]
+    zone: u16,
+    /// Conntrack zone of the reply direction; the same where left out.
+    #[arg(long)]
+    reply_zone: Option<u16>,
+}
+
+impl Tuples {
+    /// The direction that was given: the original one, or by -r and -q the reply's.
+    pub fn given(&self) -> Result<Way, ClientError> {
+        match (self.source, self.destination, self.reply_source, self.reply_destination) {
+            (Some(_), Some(_), ..) => Ok(self.original()?.1),
+            (None, None, Some(src), Some(dst)) => {
+                let way = Way {
+                    sport: self.reply_port_src,
+                    dport: self.reply_port_dst,
+                    srckey: self.reply_key_src,
+                    dstkey: self.reply_key_dst,
+                    zone: self.reply_zone.unwrap_or(self.zone),
+                    ..self.way(src, dst)
+                };
+                way.tuple(self.proto).map_err(ClientError::Argument)?;
+                Ok(way)
+            }
+            _ => Err(ClientError::Argument("--src and --dst, or --reply-src and --reply-dst, are needed".into())),
+        }
+    }
+
+    /// Both directions; what is not said of the reply answers the original.
+    pub fn both(&self) -> Result<(Way, Way), ClientError> {
+        let (tuple, original) = self.original()?;
+        let plain = Way::new(&tuple.inverse());
+        let reply = Way {
+            src: self.reply_source.unwrap_or(plain.src),
+            dst: self.reply_destination.unwrap_or(plain.dst),
+            sport: self.reply_port_src.or(plain.sport),
+            dport: self.reply_port_dst.or(plain.dport),
+            srckey: self.reply_key_src.or(plain.srckey),
+            dstkey: self.reply_key_dst.or(plain.dstkey),
+            zone: self.reply_zone.unwrap_or(self.zone),
+            ..plain
+        };
+        reply.tuple(self.proto).map_err(ClientError::Argument)?;
+        Ok((original, reply))
+    }
+
+    fn original(&self) -> Result<(Tuple, Way), ClientError> {
+        let (Some(src), Some(dst)) = (self.source, self.destination) else {
+            return Err(ClientError::Argument("--src and --dst are needed".into()));
+        };
+        let way = Way {
+            sport: self.sport,
+            dport: self.dport,
+            srckey: self.srckey,
+            dstkey: self.dstkey,
+            ..self.way(src, dst)
+        };
+        Ok((way.tuple(self.proto).map_err(ClientError::Argument)?, way))
+    }
+
+    /// What both directions have.
+    fn way(&self, src: IpAddr, dst: IpAddr) -> Way {
+        let nothing = Tuple { src, dst, proto: 0, sport: 0, dport: 0, ct_zone: self.zone };
+        let Self { icmp_type, icmp_code, icmp_id, .. } = *self;
+        Way { icmp_type, icmp_code, icmp_id, ..Way::new(&nothing) }
+    }
+}
+
+/// What `conntrack update` changes.
+#[derive(Debug, Args)]
+pub struct NewValues {
+    /// The new mark: `value`, or `value/mask` for only these bits.
+    #[arg(short, long, value_parser = wire::mark)]
+    mark: Option<(u32, u32)>,
+    /// Seconds until it expires if nothing comes.
+    #[arg(short, long)]
+    timeout: Option<u32>,
+    /// `ASSURED`: it can be given, not taken.
+    #[arg(short = 'u', long, ignore_case = true)]
+    status: Option<Given>,
+}
+
+/// The one status that can be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Given {
+    Assured,
+}
+
+impl NewValues {
+    /// As they travel.
+    pub fn change(&self) -> Result<wire::Change, ClientError> {
+        let Self { mark, timeout, .. } = *self;
+        let change = wire::Change { mark, timeout, assured: self.status == Some(Given::Assured) };
+        if change == wire::Change::default() {
+            return Err(ClientError::Argument("--mark, --timeout or --status ASSURED is needed".into()));
+        }
+        Ok(change)
+    }
+}
+
+/// What a connection that is made by hand has besides its tuples.
+#[derive(Debug, Args)]
+pub struct NewConn {
+    #[command(flatten)]
+    tuples: Tuples,
+    /// State of TCP or SCTP, which need one.
+    #[arg(long, value_parser = wire::state)]
+    state: Option<&'static str>,
+    /// Seconds until it expires if nothing comes.
+    #[arg(short, long)]
+    timeout: u32,
+    /// Its mark.
+    #[arg(short, long, value_parser = wire::mark)]
+    mark: Option<(u32, u32)>,
+    /// `ASSURED`, `SEEN_REPLY`; both with a comma.
+    #[arg(short = 'u', long, value_delimiter = ',', ignore_case = true)]
+    status: Vec<Fresh>,
+    /// The helper that watches it: `ftp`, `tftp`, `pptp`.
+    #[arg(long)]
+    helper: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+enum Fresh {
+    Assured,
+    SeenReply,
+}
+
+impl NewConn {
+    /// As it travels; it begins at `now`, seconds since 1970.
+    pub fn conn(&self, now: u64) -> Result<wire::Conn, ClientError> {
+        let proto = self.tuples.proto;
+        match (proto, self.state) {
+            (6 | 132, None) => return Err(ClientError::Argument("--state is needed".into())),
+            (6 | 132, Some(_)) | (_, None) => {}
+            (_, Some(_)) => return Err(ClientError::Argument(format!("protocol {proto} has no states"))),
+        }
+        let (original, reply) = self.tuples.both()?;
+        Ok(wire::Conn {
+            interface: None,
+            local: false,
+            proto,
+            state: self.state.map(str::to_owned),
+            timeout: self.timeout,
+            original,
+            reply,
+            replied: self.status.contains(&Fresh::SeenReply),
+            assured: self.status.contains(&Fresh::Assured),
+            expected: false,
+            // As conntrack-tools, which ignore the mask here.
+            mark: self.mark.map_or(0, |(_, value)| value),
+            helper: self.helper.clone(),
+            timeout_policy: None,
+            start: now,
+            age: 0,
+            gre_timeouts: None,
+            worker: 0,
+        })
+    }
+}
+
+/// Which events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Mask {
+    /// All of them.
+    All,
+    /// New connections.
+    New,
+    /// Changes of known ones.
+    #[value(alias = "UPDATE")]
+    Updates,
+    /// Ends.
+    Destroy,
+}
+
+/// The kinds as the request's path has them.
+pub fn kinds(masks: &[Mask]) -> String {
+    let all = masks.is_empty() || masks.contains(&Mask::All);
+    let known = [(Mask::New, "new"), (Mask::Updates, "updates"), (Mask::Destroy, "destroy")];
+    let wanted = known.iter().filter(|(m, _)| all || masks.contains(m)).map(|(_, name)| *name);
+    wanted.collect::<Vec<_>>().join(",")
+}
+
+fn family(text: &str) -> Result<u8, String> {
+    match text {
+        "ipv4" | "4" => Ok(4),
+        "ipv6" | "6" => Ok(6),
+        _ => Err("`ipv4` or `ipv6` is needed".into()),
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    Ok(match text.to_ascii_lowercase().as_str() {
+        "icmp" => 1,
+        "tcp" => 6,
+        "udp" => 17,
+        "dccp" => 33,
+        "gre" => 47,
+        "esp" => 50,
+        "ah" => 51,
+        "icmpv6" | "ipv6-icmp" => 58,
+        "sctp" => 132,
+        "udplite" => 136,
+        number => number.parse().map_err(|_| "a protocol's name or a number 0 to 255 is needed".to_owned())?,
+    })
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    net.map(|n| n.trunc()).map_err(|_| "an address or a prefix is needed".into())
+}
+
+/// A GRE key, decimal or with 0x. PPTP's are of 16 bits.
+fn key(text: &str) -> Result<u16, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "a number from 0 to 65535, decimal or with 0x, is needed".into())
+}
+
+/// A mark that is passed on as it was written.
+fn mark_text(text: &str) -> Result<String, String> {
+    wire::mark(text).map(|_| text.to_owned())
+}
