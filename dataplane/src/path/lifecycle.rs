@@ -143,7 +143,6 @@ impl Path {
             self.conntrack.conn_mut(id).counted = self.limits.epoch();
         }
         self.stats.ct_event(CtEvent::New);
-        self.emit(ConnEventKind::New, id, now);
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
         Ok(id)
     }

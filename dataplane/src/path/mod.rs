@@ -547,6 +547,7 @@ impl Path {
             Err(reason) => return reason.into(),
         };
         p.conn = Some(id);
+        self.emit(ConnEventKind::New, id, now);
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);
         conn.judged = self.policy_epoch;
@@ -646,13 +647,16 @@ impl Path {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
     }
 
-    /// Counts a rule's decision, and reports it where the rule wants that.
+    /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
     fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, now: Nanos) {
         self.rules.count(verdict.rule, u64::from(p.ip_len));
-        if verdict.log && !self.reports.is_full() && self.log_limit.allow(now) {
+        for rule in verdict.passing.into_iter().chain(verdict.log.then_some(verdict.rule)) {
+            if self.reports.is_full() || !self.log_limit.allow(now) {
+                return;
+            }
             self.reports.push(Event::RuleLog {
                 generation: self.policy.spec().generation,
-                rule: verdict.rule,
+                rule,
                 accepted: verdict.accept,
                 interface: p.in_port.interface(),
                 tuple: *seen,
