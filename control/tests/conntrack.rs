@@ -417,7 +417,13 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     };
     with_policies(&lab);
     let ftp = ConnView { helper: Some(HelperKind::Ftp), timeout_policy: 2, mark: 7, ..tcp_conn(1) };
-    let zoned = ConnView { original: Tuple { ct_zone: 7, ..tcp_conn(2).original }, age_s: 1000, ..tcp_conn(2) };
+    let zoned = ConnView {
+        original: Tuple { ct_zone: 7, ..tcp_conn(2).original },
+        age_s: 1000,
+        interface: 1,
+        local: true,
+        ..tcp_conn(2)
+    };
     let conns: Vec<_> = (1000..3000).map(udp_conn).chain([ftp.clone(), zoned.clone()]).collect();
     lab.fake.seen[0].lock().conns.clone_from(&conns);
     let file = std::env::temp_dir().join(format!("sluice-saved-{}.ndjson", std::process::id()));
@@ -449,7 +455,7 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     assert_eq!((a.helper, a.timeout_policy, a.mark), (Some(HelperKind::Ftp), 1, 7));
     assert_eq!((a.reply, a.state, a.timeout_s), (ftp.reply, ftp.state, ftp.timeout_s));
     assert_eq!((a.packets, a.bytes, a.replied, a.assured), (ftp.packets, ftp.bytes, true, true));
-    assert_eq!(a.interface, 0, "replies leave by lan, so its first packet came in there");
+    assert_eq!((a.interface, a.local, b.interface, b.local), (0, false, 1, true), "by their names");
     assert!((1000..1060).contains(&b.age_s), "it goes on from its start");
     assert!(back.iter().all(|s| s.judge), "another policy may have made them");
     assert_eq!(back.len(), conns.len());

@@ -45,7 +45,7 @@ drop_reasons! {
     Ipv4Checksum "ipv4_checksum" "The IPv4 header checksum is wrong.";
     Ipv6Truncated "ipv6_truncated" "The packet is shorter than its IPv6 header says.";
     Ipv6Version "ipv6_version" "The version field of an IPv6 packet is not 6.";
-    Ipv6Extension "ipv6_extension" "An IPv6 extension header is cut short, or there are too many.";
+    Ipv6Extension "ipv6_extension" "IPv6 hop-by-hop options are cut short, or there are two fragment headers.";
     // Fragments
     FragmentInvalid "fragment_invalid" "A fragment overlaps another, exceeds 65,535 bytes or cuts the transport header.";
     FragmentDuplicate "fragment_duplicate" "The fragment's bytes were there already; the first ones count.";
@@ -57,6 +57,8 @@ drop_reasons! {
     SignpostClash "signpost_clash" "The reply tuple already belongs to another connection on its home worker.";
     // Raw, tracking: invalid packets that the policy dropped keep the reason why they are invalid
     RawRule "raw_rule" "A raw rule dropped it.";
+    InvalidExtension "invalid_extension" "INVALID: an IPv6 extension header is cut short, or there are too many.";
+    InvalidNoNextHeader "invalid_no_next_header" "INVALID: an IPv6 packet that says that nothing follows its headers.";
     InvalidLength "invalid_length" "INVALID: the transport header is cut short or its length field is wrong.";
     InvalidChecksum "invalid_checksum" "INVALID: the transport checksum is wrong.";
     InvalidCoverage "invalid_coverage" "INVALID: UDP-Lite's checksum covers less than its header or more than there is.";
@@ -69,6 +71,10 @@ drop_reasons! {
     InvalidSctpState "invalid_sctp_state" "INVALID: the SCTP chunk neither fits its connection's state nor can start one.";
     InvalidGre "invalid_gre" "INVALID: GRE of version 1 that carries something else than PPP.";
     InvalidIcmpType "invalid_icmp_type" "INVALID: an ICMP type that cannot start a connection.";
+    InvalidIcmpVersion "invalid_icmp_version" "INVALID: ICMP over IPv6, or ICMPv6 over IPv4.";
+    InvalidRedirect "invalid_redirect" "INVALID: an ICMPv6 redirect that is no router's of this link, or that quotes nothing first.";
+    InvalidQuote "invalid_quote" "INVALID: an ICMP error whose quote is cut short, is a later fragment, or is an error itself.";
+    InvalidErrorTarget "invalid_error_target" "INVALID: an ICMP error to another address than the quoted packet's source.";
     InvalidNoParent "invalid_no_parent" "INVALID: an ICMP error about no known connection.";
     InvalidNoRequest "invalid_no_request" "INVALID: an ICMP reply to no known request.";
     // Helpers
@@ -85,6 +91,7 @@ drop_reasons! {
     NatNoAddress "nat_no_address" "Masquerade found no address of this IP version on the egress interface.";
     NatNoPort "nat_no_port" "No source port is free for this destination.";
     NatClash "nat_clash" "The translated connection would have the reply tuple of another one.";
+    NatRedirect "nat_redirect" "A redirect about a translated connection: who follows it goes past the translation.";
     // Routing
     MartianSource "martian_source" "The source address cannot come from a wire: loopback, multicast, broadcast, 0.0.0.0/8 or the gateway's own.";
     MartianDestination "martian_destination" "The destination address cannot be forwarded to: loopback, unspecified or in 0.0.0.0/8.";

@@ -204,6 +204,8 @@ impl SctpChunks {
 pub struct Quoted {
     /// Its tuple, as quoted.
     pub tuple: Tuple,
+    /// Where the quote begins, from the ICMP header's first byte.
+    pub at: u16,
     /// Where its transport header begins, from the quoted network header's first byte.
     pub l4: u16,
     /// Bytes of its transport header and payload, of which the quote may be a part; 0 where they cannot be known.

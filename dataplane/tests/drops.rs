@@ -128,11 +128,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::Ipv4Checksum => after_frame(&with_byte(good(), 24, 0)),
         R::Ipv6Truncated => after_frame(&good6()[..53]),
         R::Ipv6Version => after_frame(&with_byte(good6(), 14, 0x40)),
-        R::Ipv6Extension => {
-            let mut p = other(HOST6, SERVER6, 60, &[17, 9, 0, 0, 0, 0, 0, 0]);
-            p.l4.extend([0; 8]);
-            after(usual(), LAN, &p)
-        }
+        R::Ipv6Extension => after(usual(), LAN, &other(HOST6, SERVER6, 0, &[17, 9, 0, 0, 0, 0, 0, 0])),
         R::HandoverFull => {
             let mut lab = Lab::with(usual(), Setup { workers: 2, arrival: Arrival::Anywhere, ..Setup::default() });
             let wrong = 1 - lab.home(&tuple(HOST, 4000, SERVER, 53, proto::UDP));
@@ -170,6 +166,8 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             let raw = RawRuleSpec { name: "no".into(), matches: Match::default(), action: RawAction::Drop };
             after(PolicySpec { raw: vec![raw], ..usual() }, LAN, &question)
         }
+        R::InvalidExtension => after(usual(), LAN, &other(HOST6, SERVER6, 60, &[17])),
+        R::InvalidNoNextHeader => after(usual(), LAN, &other(HOST6, SERVER6, 59, b"")),
         R::InvalidLength => after(usual(), LAN, &other(HOST, SERVER, proto::TCP, &[0; 19])),
         R::InvalidChecksum => after(usual(), LAN, &question.broken_checksum()),
         R::InvalidCoverage => after(usual(), LAN, &udplite(HOST, 4000, SERVER, 53, 7, b"question")),
@@ -191,6 +189,10 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         R::InvalidSctpState => after(usual(), LAN, &sctp(HOST, 4000, SERVER, 80, 0, &[chunk(0, 3, &[0; 12])])),
         R::InvalidGre => after(usual(), LAN, &other(HOST, SERVER, proto::GRE, &[0, 1, 8, 0, 0, 0, 0, 0])),
         R::InvalidIcmpType => after(usual(), LAN, &icmp(HOST, SERVER, 40, 0, [0; 4], b"")),
+        R::InvalidIcmpVersion => after(usual(), LAN, &other(HOST, SERVER, proto::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0])),
+        R::InvalidRedirect => after(usual(), WAN, &icmp(SERVER6, HOST6, 137, 0, [0; 4], &[0; 40])),
+        R::InvalidQuote => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip()[..23])),
+        R::InvalidErrorTarget => after(usual(), WAN, &icmp(SERVER, "10.0.0.3", 3, 3, [0; 4], &question.ip())),
         R::InvalidNoParent => after(usual(), WAN, &icmp(SERVER, HOST, 3, 3, [0; 4], &question.ip())),
         R::InvalidNoRequest => after(usual(), WAN, &pong(SERVER, HOST, 1, 1)),
         R::ExpectFull => {
@@ -260,6 +262,12 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             let mut lab = Lab::new(masqueraded(PreservePort::Auto));
             lab.send(LAN, &other(HOST, SERVER, 47, b""));
             lab.send(LAN, &other("10.0.0.3", SERVER, 47, b""));
+            lab
+        }
+        R::NatRedirect => {
+            let mut lab = Lab::new(masqueraded(PreservePort::Auto));
+            let (_, out) = lab.send(LAN, &question).remove(0);
+            lab.send(WAN, &icmp(SERVER, GATEWAY, 5, 1, [198, 51, 100, 20], &out.ip));
             lab
         }
         R::MartianSource => after(usual(), LAN, &question.src("127.0.0.1")),

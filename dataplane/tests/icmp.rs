@@ -261,6 +261,7 @@ fn errors_pass_where_both_ends_are_translated() {
 
 #[test]
 fn an_error_about_nothing_known_is_invalid() {
+    use DropReason::{InvalidErrorTarget as Target, InvalidNoParent as Parent, InvalidQuote as Quote};
     everywhere(masqueraded(), |lab| {
         let question = udp(HOST, 4000, SERVER, 53, b"question");
         let out = lab.passes(LAN, &question, WAN);
@@ -268,36 +269,48 @@ fn an_error_about_nothing_known_is_invalid() {
         let own_error = icmp(GATEWAY, SERVER, 3, 3, [0; 4], &udp(SERVER, 53, GATEWAY, 9, b"").ip());
         let mut later_fragment = udp(GATEWAY, out.sport, SERVER, 53, b"question");
         later_fragment.fragment = Some((8, false));
+        let with = |at: usize, value: u8| {
+            let mut quote = out.ip.clone();
+            quote[at] = value;
+            quote
+        };
         lab.changed();
         let wrong = [
-            unreachable(ROUTER, GATEWAY, &other_flow.ip()),
+            (Parent, unreachable(ROUTER, GATEWAY, &other_flow.ip())),
             // The untranslated packet has never been on that side.
-            unreachable(ROUTER, HOST, &question.ip()),
+            (Parent, unreachable(ROUTER, HOST, &question.ip())),
             // Not to the one that sent what is quoted.
-            unreachable(ROUTER, "198.51.100.77", &out.ip),
-            unreachable(ROUTER, GATEWAY, &own_error.ip()),
-            unreachable(ROUTER, GATEWAY, &later_fragment.ip()),
-            unreachable(ROUTER, GATEWAY, &out.ip[..23]),
-            unreachable(ROUTER, GATEWAY, &out.ip[..19]),
-            unreachable(ROUTER, GATEWAY, b""),
-            unreachable(ROUTER, GATEWAY, &udp(HOST6, 1, SERVER6, 2, b"").ip()),
+            (Target, unreachable(ROUTER, "198.51.100.77", &out.ip)),
+            (Quote, unreachable(ROUTER, GATEWAY, &own_error.ip())),
+            (Quote, unreachable(ROUTER, GATEWAY, &later_fragment.ip())),
+            (Quote, unreachable(ROUTER, GATEWAY, &out.ip[..23])),
+            (Quote, unreachable(ROUTER, GATEWAY, &out.ip[..19])),
+            (Quote, unreachable(ROUTER, GATEWAY, b"")),
+            // A header length below 20 bytes, or beyond the quote.
+            (Quote, unreachable(ROUTER, GATEWAY, &with(0, 0x44))),
+            (Quote, unreachable(ROUTER, GATEWAY, &with(0, 0x4f))),
+            (Quote, unreachable(ROUTER, GATEWAY, &udp(HOST6, 1, SERVER6, 2, b"").ip())),
         ];
-        for (n, error) in wrong.iter().enumerate() {
-            lab.refuses(WAN, error, DropReason::InvalidNoParent);
-            assert_eq!(lab.changed(), ["class invalid original +1", "drop invalid_no_parent +1"], "case {n}");
+        for (n, (reason, error)) in wrong.iter().enumerate() {
+            lab.refuses(WAN, error, *reason);
+            let drop = format!("drop {} +1", reason.label());
+            assert_eq!(lab.changed(), ["class invalid original +1", &drop], "case {n}");
         }
         let six = lab.passes(LAN, &udp(HOST6, 4000, SERVER6, 53, b"question"), WAN);
+        let no_next = [&six.ip[..6], &[59], &six.ip[7..]].concat();
         lab.changed();
         let wrong = [
-            unreachable(ROUTER6, GATEWAY6, &udp(GATEWAY6, 1, SERVER6, 53, b"").ip()),
-            unreachable(ROUTER6, "2001:db8::77", &six.ip),
-            unreachable(ROUTER6, GATEWAY6, &unreachable(GATEWAY6, SERVER6, &six.ip).ip()),
-            unreachable(ROUTER6, GATEWAY6, &six.ip[..43]),
-            unreachable(ROUTER6, GATEWAY6, &six.ip[..39]),
+            (Parent, unreachable(ROUTER6, GATEWAY6, &udp(GATEWAY6, 1, SERVER6, 53, b"").ip())),
+            (Target, unreachable(ROUTER6, "2001:db8::77", &six.ip)),
+            (Quote, unreachable(ROUTER6, GATEWAY6, &unreachable(GATEWAY6, SERVER6, &six.ip).ip())),
+            (Quote, unreachable(ROUTER6, GATEWAY6, &six.ip[..43])),
+            (Quote, unreachable(ROUTER6, GATEWAY6, &six.ip[..39])),
+            (Quote, unreachable(ROUTER6, GATEWAY6, &no_next)),
         ];
-        for (n, error) in wrong.iter().enumerate() {
-            lab.refuses(WAN, error, DropReason::InvalidNoParent);
-            assert_eq!(lab.changed(), ["class invalid original +1", "drop invalid_no_parent +1"], "IPv6 case {n}");
+        for (n, (reason, error)) in wrong.iter().enumerate() {
+            lab.refuses(WAN, error, *reason);
+            let drop = format!("drop {} +1", reason.label());
+            assert_eq!(lab.changed(), ["class invalid original +1", &drop], "IPv6 case {n}");
         }
     });
 }

@@ -199,6 +199,20 @@ fn a_rule_marks_the_connection_and_later_rules_and_packets_see_it() {
 }
 
 #[test]
+fn a_rule_that_only_continues_can_report() {
+    use dataplane::api::command::Event;
+    let mut spec = marking();
+    spec.rules[1].log = true;
+    let mut lab = Lab::new(spec);
+    lab.passes(LAN, &question(1000), WAN);
+    let reported = lab.events.iter().filter_map(|e| match e {
+        Event::RuleLog { rule, accepted, .. } => Some((*rule, *accepted)),
+        _ => None,
+    });
+    assert_eq!(reported.collect::<Vec<_>>(), [(1, true)]);
+}
+
+#[test]
 fn a_mark_that_the_operator_changes_is_judged_at_once() {
     use dataplane::api::command::{Command, ConnChange, ConnFilter};
     everywhere(marking(), |lab| {

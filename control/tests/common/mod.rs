@@ -198,9 +198,9 @@ fn view_of(spec: &ConnSpec) -> ConnView {
         age_s: spec.age_s,
         packets: spec.packets,
         bytes: spec.bytes,
-        interface: 0,
-        local: false,
-        egress: [None, Some(spec.interface)],
+        interface: spec.interface,
+        local: spec.local,
+        egress: [None, None],
     }
 }
 

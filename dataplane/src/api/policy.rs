@@ -131,6 +131,18 @@ pub enum LogInvalid {
     Protocols(Vec<u8>),
 }
 
+impl LogInvalid {
+    /// Whether those of IP protocol `proto` are reported.
+    #[inline]
+    pub fn has(&self, proto: u8) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Protocols(some) => some.contains(&proto),
+        }
+    }
+}
+
 /// A protocol whose connections announce others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HelperKind {

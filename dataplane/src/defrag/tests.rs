@@ -20,6 +20,7 @@ fn piece(id: u32, offset: u32, len: usize, more: bool) -> Piece<(u32, u32)> {
         fragment: Some(Fragment { id, offset, more, header: 0 }),
         atomic: None,
         dont_fragment: false,
+        invalid: None,
     };
     let packet = Packet::new(PortIdx(0), 14, &ip, false, L4::Fragment, 0, 0);
     Piece { buf: (offset, offset + len as u32), packet, size: 34 + len }

@@ -24,6 +24,8 @@ pub struct Verdict {
     pub accept: bool,
     /// Whether the rule asks for a report.
     pub log: bool,
+    /// The first rule on the way that said "continue" and asks for a report.
+    pub passing: Option<u32>,
     /// The connection's mark after the rules.
     pub mark: u32,
     /// The timeout policy that the rule gives, from 1; 0 for none.
@@ -185,6 +187,7 @@ impl Policy {
     /// later rules see them.
     pub fn judge(&self, q: &Query<'_>) -> Verdict {
         let mut q = *q;
+        let mut passing = None;
         for (i, rule) in self.rules.iter().enumerate() {
             if !rule.matcher.matches(&q) {
                 continue;
@@ -192,16 +195,17 @@ impl Policy {
             if let Some((mask, value)) = rule.set_mark {
                 q.mark = q.mark & !mask | value & mask;
             }
-            if rule.action != Action::Continue {
-                return self.verdict(i, rule.action, rule.log, q.mark, rule.timeout_policy);
+            // Invariant: `compile` bounds the number of rules.
+            let n = u32::try_from(i).unwrap_or(u32::MAX);
+            if rule.action == Action::Continue {
+                passing = passing.or(rule.log.then_some(n));
+                continue;
             }
+            let (accept, timeout_policy) = (rule.action == Action::Accept, rule.timeout_policy);
+            return Verdict { rule: n, accept, log: rule.log, passing, mark: q.mark, timeout_policy };
         }
-        self.verdict(self.rules.len(), self.spec.default, false, q.mark, 0)
-    }
-
-    fn verdict(&self, rule: usize, action: Action, log: bool, mark: u32, timeout_policy: u8) -> Verdict {
-        // Invariant: `compile` bounds the number of rules.
-        let rule = u32::try_from(rule).unwrap_or(u32::MAX);
-        Verdict { rule, accept: action == Action::Accept, log, mark, timeout_policy }
+        let rule = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        let accept = self.spec.default == Action::Accept;
+        Verdict { rule, accept, log: false, passing, mark: q.mark, timeout_policy: 0 }
     }
 }

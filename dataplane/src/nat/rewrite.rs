@@ -45,7 +45,7 @@ pub struct ErrorTarget {
 /// Rewrites an ICMP error, outer and quoted header, all checksums.
 pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarget) {
     let (l3, l4, end) = p.span();
-    let inner = l4 + crate::parse::icmp::HEADER;
+    let inner = l4 + usize::from(quoted.at);
     let from = &quoted.tuple;
     let is_v4 = from.is_ipv4();
     let inner_l4 = inner + usize::from(quoted.l4);
@@ -161,14 +161,18 @@ fn set_sctp(b: &mut [u8], from: &Tuple, to: &Tuple, changes: &mut Delta, len: u1
     ports[2..].copy_from_slice(&to.dport.to_be_bytes());
     *changes = changes.replace32(u32::from_be_bytes(old), u32::from_be_bytes(*ports));
     let behind = len.saturating_sub(4);
-    if let Some(field) = rest.get_mut(4..8)
-        && usize::from(behind) >= sctp::HEADER - 4
-    {
-        let sum = [field[0], field[1], field[2], field[3]];
-        let new = u32::from_le_bytes(sum) ^ crc32c::difference(old, *ports, behind);
-        field.copy_from_slice(&new.to_le_bytes());
-        *changes = changes.replace32(u32::from_be_bytes(sum), new.swap_bytes());
+    if usize::from(behind) < sctp::HEADER - 4 {
+        return;
     }
+    // Of a quote that is cut within the checksum, so much of it as there is.
+    let difference = crc32c::difference(old, *ports, behind).to_le_bytes();
+    let (mut before, mut after) = ([0; 4], [0; 4]);
+    for (n, byte) in rest.iter_mut().skip(sctp::CHECKSUM - 4).take(4).enumerate() {
+        before[n] = *byte;
+        *byte ^= difference[n];
+        after[n] = *byte;
+    }
+    *changes = changes.replace32(u32::from_be_bytes(before), u32::from_be_bytes(after));
 }
 
 /// The same for GRE: a header of version 1 carries the receiver's call id, and has no checksum.

@@ -44,5 +44,6 @@ pub fn parse(b: &[u8]) -> Result<IpHeader, DropReason> {
         fragment,
         atomic: None,
         dont_fragment: flags & 0x4000 != 0,
+        invalid: None,
     })
 }

@@ -29,6 +29,8 @@ pub struct Payload<'a> {
     pub dst: IpAddr,
     /// The protocol.
     pub proto: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
     /// Whether to verify checksums.
     pub verify: bool,
 }
@@ -39,11 +41,10 @@ impl<'a> Payload<'a> {
         std::iter::once(self.head).chain(self.rest.iter().copied())
     }
 
-    /// Whether the checksum of the first `len` bytes is right, behind the pseudo header of the protocol with length
-    /// `length`.
+    /// Whether the checksum over the pseudo header and the first `len` bytes is right.
     #[inline]
-    fn verified(&self, len: usize, length: usize) -> bool {
-        !self.verify || self.sums_up(checksum::pseudo(self.src, self.dst, self.proto, length), len)
+    fn verified(&self, len: usize) -> bool {
+        !self.verify || self.sums_up(checksum::pseudo(self.src, self.dst, self.proto, self.total), len)
     }
 
     /// Whether `start` and the first `len` bytes make the sum of data with a right checksum.
@@ -69,7 +70,7 @@ impl<'a> Payload<'a> {
     /// The same over all of it, pseudo header included.
     #[inline]
     pub(super) fn verified_all(&self) -> bool {
-        self.verified(self.total, self.total)
+        self.verified(self.total)
     }
 }
 
@@ -88,6 +89,7 @@ pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
         },
         proto::ICMP if b.src.is_ipv4() => icmp::parse_v4(b),
         proto::ICMPV6 if b.src.is_ipv6() => icmp::parse_v6(b),
+        proto::ICMP | proto::ICMPV6 => invalid(DropReason::InvalidIcmpVersion),
         _ => (L4::Other, 0, 0),
     }
 }
@@ -117,9 +119,11 @@ fn udp(p: &Payload<'_>) -> (L4, u16, u16) {
         return invalid(DropReason::InvalidLength);
     }
     let (sport, dport) = (be16(b, 0), be16(b, 2));
-    // A checksum of zero means none: RFC 768; over IPv6 it may not be (RFC 8200), yet Linux accepts it there too.
+    // A checksum of zero means none: RFC 768; over IPv6 it may not be (RFC 8200), yet Linux accepts it there too. The
+    // sum is over all that IP carries, even behind the datagram's end: there UDP's options lie, whose own checksum makes
+    // both sums agree (RFC 9868 section 9).
     let absent = be16(b, 6) == 0;
-    if !absent && !p.verified(len, len) {
+    if !absent && !p.verified_all() {
         return (L4::Invalid(DropReason::InvalidChecksum), sport, dport);
     }
     (L4::Udp, sport, dport)
@@ -141,7 +145,7 @@ fn udplite(p: &Payload<'_>) -> (L4, u16, u16) {
     };
     let kind = if covered < UDP_HEADER || covered > p.total {
         L4::Invalid(DropReason::InvalidCoverage)
-    } else if be16(b, 6) == 0 || !p.verified(covered, p.total) {
+    } else if be16(b, 6) == 0 || !p.verified(covered) {
         L4::Invalid(DropReason::InvalidChecksum) // it may not be left out, whether verified or not
     } else {
         L4::UdpLite
@@ -162,6 +166,7 @@ mod tests {
             src: std::net::Ipv4Addr::new(10, 0, 0, 1).into(),
             dst: std::net::Ipv4Addr::new(10, 0, 0, 2).into(),
             proto,
+            ttl: 64,
             verify: false,
         };
         let mut b = [0u8; 20];

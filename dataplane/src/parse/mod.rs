@@ -21,6 +21,7 @@ pub mod tcp;
 
 use std::net::IpAddr;
 
+use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::io::{PortIdx, RxChecksum};
 use crate::packet::{L4, Packet};
@@ -46,6 +47,8 @@ pub struct IpHeader {
     pub atomic: Option<Atomic>,
     /// Whether routers may not fragment it: IPv4's DF; always for IPv6.
     pub dont_fragment: bool,
+    /// Why the packet is INVALID, whatever its payload.
+    pub invalid: Option<DropReason>,
 }
 
 /// Place of a fragment in its datagram.
@@ -119,23 +122,30 @@ pub fn frame(bytes: &[u8], receiver: &Receiver, hardware: RxChecksum) -> Result<
         _ => return Err(DropReason::EthType),
     };
     // Hardware that finds it wrong is not taken at its word: some call every UDP datagram without a checksum broken
-    // (`linux/drivers/net/ethernet/intel/ixgbe/ixgbe_main.c`, `ixgbe_rx_checksum`: "82599 errata").
-    let verify = receiver.verify && hardware != RxChecksum::Good;
+    // (`linux/drivers/net/ethernet/intel/ixgbe/ixgbe_main.c`, `ixgbe_rx_checksum`: "82599 errata"). What it finds right
+    // is right where it knows the protocol. What the kernel sends through a twin, Linux does not verify either.
+    let known = matches!(ip.proto, proto::TCP | proto::UDP | proto::SCTP);
+    let verify = receiver.verify && !receiver.port.is_twin() && !(known && hardware == RxChecksum::Good);
     let payload = &bytes[l3 + ip.l4..l3 + ip.len];
-    let (kind, sport, dport) = match ip.fragment {
-        Some(_) => (L4::Fragment, 0, 0),
-        None => l4::parse(&l4::Payload {
+    let (kind, sport, dport) = match (ip.invalid, ip.fragment) {
+        (Some(reason), _) => (L4::Invalid(reason), 0, 0),
+        (None, Some(_)) => (L4::Fragment, 0, 0),
+        (None, None) => l4::parse(&l4::Payload {
             head: payload,
             rest: &[],
             total: payload.len(),
             src: ip.src,
             dst: ip.dst,
             proto: ip.proto,
+            ttl: ip.ttl,
             verify,
         }),
     };
     let packet = Packet::new(receiver.port, l3, &ip, eth.group, kind, sport, dport);
-    Ok(ip.atomic.map_or(Parsed::Ip(packet), |atomic| Parsed::Atomic { l3, atomic }))
+    match ip.atomic {
+        Some(atomic) if ip.invalid.is_none() => Ok(Parsed::Atomic { l3, atomic }),
+        _ => Ok(Parsed::Ip(packet)),
+    }
 }
 
 /// Big-endian u16 at `at`; the caller has checked the bounds.

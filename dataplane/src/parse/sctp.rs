@@ -103,7 +103,7 @@ mod tests {
     fn payload<'a>(head: &'a [u8], rest: &'a [&'a [u8]], verify: bool) -> Payload<'a> {
         let total = head.len() + rest.iter().map(|p| p.len()).sum::<usize>();
         let (src, dst) = (Ipv4Addr::new(10, 0, 0, 1).into(), Ipv4Addr::new(10, 0, 0, 2).into());
-        Payload { head, rest, total, src, dst, proto: proto::SCTP, verify }
+        Payload { head, rest, total, src, dst, proto: proto::SCTP, ttl: 64, verify }
     }
 
     fn packet(chunks: &[&[u8]]) -> Vec<u8> {

@@ -143,7 +143,6 @@ impl Path {
             self.conntrack.conn_mut(id).counted = self.limits.epoch();
         }
         self.stats.ct_event(CtEvent::New);
-        self.emit(ConnEventKind::New, id, now);
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
         Ok(id)
     }
@@ -249,8 +248,8 @@ impl Path {
             Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
             Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),
             Note::Expect(key) => {
-                if !self.note_expect(key, from) {
-                    self.refuse(from, Note::Unexpected(key));
+                for worker in self.note_expect(key, from, now).into_iter().flatten() {
+                    self.refuse(worker, Note::Unexpected(key));
                 }
             }
             Note::Unexpect(key) => {

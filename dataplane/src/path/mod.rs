@@ -50,6 +50,7 @@ use crate::nat;
 use crate::nat::ports::Random;
 use crate::nat::rewrite::ErrorTarget;
 use crate::packet::{CtState, L4, Packet, Quoted};
+use crate::parse::icmp;
 use crate::steer::{Note, Notes, Steer};
 use crate::time::Nanos;
 
@@ -196,6 +197,7 @@ pub struct Path {
     refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
     random: Random,
     log_limit: RateLimit,
+    invalid_limit: RateLimit,
     /// Changes with policy and routes; what was cached under an older one is found out again.
     epoch: u32,
     /// Changes with the policy alone.
@@ -251,6 +253,7 @@ impl Path {
             refusals: ArrayVec::new(),
             random: Random::new(a ^ d.rotate_left(17)),
             log_limit: RateLimit::new(now),
+            invalid_limit: RateLimit::new(now),
             epoch: 1,
             policy_epoch: 1,
         }
@@ -288,15 +291,12 @@ impl Path {
     /// Takes a packet through all stages. Its hash must be that of its tuple.
     pub fn judge(&mut self, p: &mut Packet, now: Nanos) -> Outcome {
         let from = self.policy.zone_of(p.in_port);
-        let untracked = match p.kind {
-            L4::NeighbourDiscovery => true,
-            _ => match self.policy.raw(&self.query(p, &p.tuple, CtState::Untracked, from, None)) {
-                RawAction::Notrack => true,
-                RawAction::Accept => false,
-                RawAction::Drop => return DropReason::RawRule.into(),
-            },
-        };
-        if untracked {
+        let discovery = p.kind == L4::NeighbourDiscovery;
+        let raw = self.policy.raw(&self.query(p, &p.tuple, CtState::Untracked, from, None));
+        if raw == RawAction::Drop && !(discovery && self.stays_on_link(p)) {
+            return DropReason::RawRule.into();
+        }
+        if discovery || raw == RawAction::Notrack {
             p.state = CtState::Untracked;
             self.stats.classify(p.state, p.direction);
             return self.stateless(p, from, None, now);
@@ -350,11 +350,7 @@ impl Path {
                     return outcome;
                 }
                 Tracked::Reopen { old } => self.end(old, CtEvent::Closed, now),
-                Tracked::Invalid(reason) => {
-                    p.state = CtState::Invalid;
-                    self.stats.classify(p.state, p.direction);
-                    return self.stateless(p, from, Some(reason), now);
-                }
+                Tracked::Invalid(reason) => return self.invalid(p, from, reason, now),
             }
         }
     }
@@ -551,6 +547,7 @@ impl Path {
             Err(reason) => return reason.into(),
         };
         p.conn = Some(id);
+        self.emit(ConnEventKind::New, id, now);
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);
         conn.judged = self.policy_epoch;
@@ -562,18 +559,17 @@ impl Path {
 
     /// An ICMP error: RELATED where it is about a connection, and translated as that is.
     fn error(&mut self, p: &mut Packet, quoted: Option<Quoted>, from: ZoneId, now: Nanos) -> Outcome {
-        let about = quoted.filter(|q| q.tuple.src == p.tuple.dst).map(|q| (q, q.tuple.inverse()));
-        let hit = about.and_then(|(_, t)| self.lookup(&t, self.conntrack.hash(&t), now));
-        let (Some((quoted, tuple)), Some((id, direction))) = (about, hit) else {
-            if let Some((_, t)) = about
-                && let Some((owner, cause)) = self.owner_of_miss(&t, p, now)
-            {
-                let cause = if cause == HandoverCause::Stale { cause } else { HandoverCause::IcmpError };
-                return Outcome::Handover(owner, cause);
-            }
-            p.state = CtState::Invalid;
-            self.stats.classify(p.state, p.direction);
-            return self.stateless(p, from, Some(DropReason::InvalidNoParent), now);
+        let Some(quoted) = quoted else { return self.invalid(p, from, DropReason::InvalidQuote, now) };
+        if quoted.tuple.src != p.tuple.dst {
+            return self.invalid(p, from, DropReason::InvalidErrorTarget, now);
+        }
+        let tuple = quoted.tuple.inverse();
+        let Some((id, direction)) = self.lookup(&tuple, self.conntrack.hash(&tuple), now) else {
+            return match self.owner_of_miss(&tuple, p, now) {
+                Some((owner, HandoverCause::Stale)) => Outcome::Handover(owner, HandoverCause::Stale),
+                Some((owner, _)) => Outcome::Handover(owner, HandoverCause::IcmpError),
+                None => self.invalid(p, from, DropReason::InvalidNoParent, now),
+            };
         };
         p.state = CtState::Related;
         p.direction = direction;
@@ -585,12 +581,36 @@ impl Path {
         let src = if target.src == tuple.src { p.tuple.src } else { target.src };
         let to = ErrorTarget { src, dst: target.dst, quoted: other };
         let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
+            if icmp::is_redirect(&p.tuple) {
+                return DropReason::NatRedirect.into();
+            }
             Rewrite::Error(quoted, to)
         } else {
             Rewrite::None
         };
         let seen = Tuple { dst: target.dst, ..p.tuple };
         self.uncached(p, &seen, rewrite, from, None, now)
+    }
+
+    /// An INVALID packet: counted, reported where that is wanted, and left to the policy.
+    fn invalid(&mut self, p: &mut Packet, from: ZoneId, reason: DropReason, now: Nanos) -> Outcome {
+        p.state = CtState::Invalid;
+        self.stats.classify(p.state, p.direction);
+        let reported = self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
+        if reported && !self.reports.is_full() && self.invalid_limit.allow(now) {
+            self.reports.push(Event::InvalidLog { reason, interface: p.in_port.interface(), tuple: p.tuple });
+        }
+        self.stateless(p, from, Some(reason), now)
+    }
+
+    /// The source of an error that the gateway itself makes about a packet of a translated connection: the address that
+    /// stands for the other end, where that is translated for whom the error is for. So has Linux, whose errors pass
+    /// through translation as any other (`nf_nat_icmp_reply_translation`).
+    pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
+        let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
+        let stands = self.conntrack.tuple(id, p.direction).dst;
+        let is = self.conntrack.tuple(id, p.direction.opposite()).src;
+        (stands != is).then_some(stands)
     }
 
     /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
@@ -632,13 +652,21 @@ impl Path {
         if verdict.accept { Outcome::Forward(plan) } else { self.denied(p, verdict.rule, reason) }
     }
 
-    /// Counts a rule's decision, and reports it where the rule wants that.
+    /// Whether a packet goes no further than between wire and kernel.
+    fn stays_on_link(&self, p: &Packet) -> bool {
+        self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
+    }
+
+    /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
     fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, now: Nanos) {
         self.rules.count(verdict.rule, u64::from(p.ip_len));
-        if verdict.log && !self.reports.is_full() && self.log_limit.allow(now) {
+        for rule in verdict.passing.into_iter().chain(verdict.log.then_some(verdict.rule)) {
+            if self.reports.is_full() || !self.log_limit.allow(now) {
+                return;
+            }
             self.reports.push(Event::RuleLog {
                 generation: self.policy.spec().generation,
-                rule: verdict.rule,
+                rule,
                 accepted: verdict.accept,
                 interface: p.in_port.interface(),
                 tuple: *seen,

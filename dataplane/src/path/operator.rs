@@ -66,6 +66,7 @@ impl Path {
                 conn.flags.set(flag);
             }
         }
+        self.emit(ConnEventKind::New, id, now);
         Ok(())
     }
 

@@ -144,8 +144,9 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
     let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
     let wire_len = train.iter().map(|p| p.packet.ip_len).max().unwrap_or(0);
     let tuple = first.packet.tuple;
-    let (src, dst, proto) = (tuple.src, tuple.dst, tuple.proto);
-    let (kind, sport, dport) = l4::parse(&l4::Payload { head, rest: &rest, total, src, dst, proto, verify });
+    let (src, dst, proto, ttl) = (tuple.src, tuple.dst, tuple.proto, first.packet.ttl);
+    let verify = verify && !first.packet.in_port.is_twin();
+    let (kind, sport, dport) = l4::parse(&l4::Payload { head, rest: &rest, total, src, dst, proto, ttl, verify });
     if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(proto, head) {
         return Err(DropReason::FragmentInvalid);
     }

@@ -85,7 +85,8 @@ fn promised(p: &Packet, bytes: &[u8]) {
     assert_eq!((p.ip_len as usize, p.wire_len as usize), (end - l3, end - l3));
     assert_eq!(usize::from(p.l4_len), end - l4);
     assert_eq!(p.tuple.src.is_ipv4(), p.tuple.dst.is_ipv4());
-    assert_eq!(p.fragment.is_some(), p.kind == L4::Fragment);
+    assert!(p.fragment.is_some() || p.kind != L4::Fragment);
+    assert!(p.fragment.is_none() || matches!(p.kind, L4::Fragment | L4::Invalid(_)));
     let room = end - l4;
     match p.kind {
         L4::Tcp(_) => assert!(room >= 20 && p.tuple.proto == proto::TCP),
@@ -97,7 +98,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
             assert!(p.tuple.is_icmp());
             assert_eq!(q.tuple.is_ipv4(), p.tuple.is_ipv4());
             assert_eq!(q.tuple.src.is_ipv4(), q.tuple.dst.is_ipv4());
-            let quoted = 8 + usize::from(q.l4);
+            let quoted = usize::from(q.at) + usize::from(q.l4);
             assert!(quoted <= room);
             let needed = match (q.tuple.has_ports(), q.tuple.is_icmp()) {
                 (true, _) => 4,
@@ -215,6 +216,9 @@ pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
 pub fn translates_error(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
     let L4::IcmpError(Some(quoted)) = p.kind else { return false };
+    if p.tuple.is_ipv4() && quoted.l4 < 20 {
+        return false; // its header lies about its length: there is no checksum to be right
+    }
     let outer = target(&Tuple { proto: 0, ..p.tuple }, input);
     let to = ErrorTarget { src: outer.src, dst: outer.dst, quoted: target(&quoted.tuple, input) };
     let mut b = frame.to_vec();
@@ -233,7 +237,7 @@ pub fn translates_error(frame: &[u8], input: &mut Input<'_>) -> bool {
 
 /// Whether the quoted IPv4 header's checksum is right.
 fn quote_right(b: &[u8], p: &Packet, quoted: &Quoted) -> bool {
-    let at = usize::from(p.l4) + 8;
+    let at = usize::from(p.l4) + usize::from(quoted.at);
     !p.tuple.is_ipv4() || checksum::sum(&b[at..at + usize::from(quoted.l4)]) == 0xffff
 }
 
