@@ -66,14 +66,9 @@ pub struct Explained {
 /// All of them.
 pub const EXPLAINED: &[Explained] = &[
     Explained {
-        // Scenario fragments4_small.
+        // Scenario fragments_small.
         name: "first fragment without the transport header",
-        is: |c, _| c.datagram == Some("fragment_invalid") && c.is_ipv4(),
-    },
-    Explained {
-        // Scenarios ipv6_extension and protocols.
-        name: "IPv6 extension header cut short",
-        is: |c, _| c.subject.reason == Some("ipv6_extension"),
+        is: |c, _| c.datagram == Some("fragment_invalid"),
     },
     Explained {
         // Scenario fragments6.
@@ -89,14 +84,6 @@ pub const EXPLAINED: &[Explained] = &[
                 && one
                 && c.is_fragment()
                 && matches!(c.subject.reason, Some("mtu_exceeded" | "ttl_expired"))
-        },
-    },
-    Explained {
-        // Scenario udp_length.
-        name: "UDP length below the packet's",
-        is: |c, _| {
-            let length = be16(c.l4, 4).map_or(0, usize::from);
-            c.is(proto::UDP) && (8..c.l4.len()).contains(&length) && c.one_says_invalid()
         },
     },
     Explained {
@@ -136,17 +123,8 @@ pub const EXPLAINED: &[Explained] = &[
         // Scenario icmp_error_short.
         name: "error that quotes less than 8 bytes of a translated packet's transport header",
         is: |c, d| {
-            let quoted = c.quote().and_then(Ip::read).filter(|q| q.payload().len() < 8);
-            d.kind == Kind::Out && quoted.is_some() && c.reference.out.is_empty() && !c.policy.nat.is_empty()
-        },
-    },
-    Explained {
-        // Scenario icmp_error_quote.
-        name: "error that quotes an impossible IP header",
-        is: |c, _| {
-            let first = c.quote().and_then(|q| q.first().copied());
-            let possible = |b: u8| if c.is_ipv4() { b >> 4 == 4 && b & 15 >= 5 } else { b >> 4 == 6 };
-            first.is_some_and(|b| !possible(b)) && c.subject.class == Some(Class::Invalid)
+            let dropped = d.kind == Kind::Out && c.reference.out.is_empty() && !c.policy.nat.is_empty();
+            dropped && c.quote().is_some_and(|q| q.len() < 8 + quoted_header(q, c.is_ipv4()))
         },
     },
     Explained {
@@ -192,6 +170,15 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
+        // Scenario icmpv6_error.
+        name: "no error about an ICMP message that is INVALID",
+        is: |c, d| {
+            let silent = c.subject.out.is_empty() && matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
+            let icmp = c.ip().is_some_and(|p| p.is_icmp());
+            d.kind == Kind::Out && silent && icmp && c.subject.class == Some(Class::Invalid)
+        },
+    },
+    Explained {
         // Scenario timeout_policy.
         name: "timeout policy of a connection that is picked up",
         is: |c, d| {
@@ -210,6 +197,16 @@ pub const EXPLAINED: &[Explained] = &[
 /// The name of the explanation of `difference`, if there is one.
 pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static str> {
     EXPLAINED.iter().find(|e| (e.is)(context, difference)).map(|e| e.name)
+}
+
+/// Length of the network header that `quote` begins with.
+fn quoted_header(quote: &[u8], v4: bool) -> usize {
+    match Ip::read(quote) {
+        Some(p) => p.l4,
+        // Linux does not look at the version of what is quoted.
+        None if v4 => quote.first().map_or(0, |b| usize::from(b & 15) * 4),
+        None => 40,
+    }
 }
 
 /// Whether the checksum of a UDP-Lite packet is right by RFC 3828, or as Linux computes it: with UDP's protocol number in

@@ -135,22 +135,17 @@ impl<'a> Ip<'a> {
             4 => usize::from(be16(b, 2)?),
             _ => 40 + usize::from(be16(b, 4)?),
         };
-        let header = 40.min(b.len());
-        Self::read_quote(b.get(..len.max(header)).unwrap_or(b))
-    }
-
-    /// Reads a packet that is quoted, whatever its length field says.
-    fn read_quote(b: &'a [u8]) -> Option<Self> {
-        match b.first()? >> 4 {
-            4 => Self::v4(b),
-            6 => Self::v6(b),
+        let b = b.get(..len.max(40.min(b.len()))).unwrap_or(b);
+        match b[0] {
+            0x45..=0x4f => Self::v4(b),
+            0x60..=0x6f => Self::v6(b),
             _ => None,
         }
     }
 
     fn v4(b: &'a [u8]) -> Option<Self> {
         let l4 = usize::from(b.first()? & 15) * 4;
-        if b.len() < 20.max(l4) || l4 < 20 {
+        if b.len() < 20.max(l4) {
             return None;
         }
         let field = be16(b, 6)?;
@@ -238,9 +233,10 @@ impl<'a> Ip<'a> {
         (self.is_icmp_error() && self.bytes.len() > self.l4 + 8).then_some(self.l4 + 8)
     }
 
-    /// The packet that an ICMP error quotes.
+    /// The packet that an ICMP error quotes, read as Linux does: whatever version and lengths it says it has.
     pub fn quoted(&self) -> Option<Ip<'a>> {
-        Ip::read_quote(&self.bytes[self.quote_at()?..])
+        let quote = &self.bytes[self.quote_at()?..];
+        if self.src.is_ipv4() { Ip::v4(quote) } else { Ip::v6(quote) }
     }
 
     /// The tuple of the connection that this packet is of or about: an ICMP error's is the quoted one.

@@ -54,7 +54,8 @@ impl Subject {
             self.ports.learn_departures(&t, &seen.out, &raw.out);
         }
         let mut other = self.ports.inward(raw.clone());
-        let asked = due || seen.class == Some(Class::New) || !compare::differences(seen, &other, false).is_empty();
+        let asked =
+            due || seen.class == Some(Class::New) || !compare::differences(frame, seen, &other, false).is_empty();
         if asked && let Some(t) = &seen.about {
             raw.conn = self.system.find(&self.ports.tuple(t))?;
             if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
@@ -210,7 +211,7 @@ impl<'a> Run<'a> {
             if subject.lost.contains(&flow) {
                 continue;
             }
-            for d in compare::differences(&seen, &other, asked) {
+            for d in compare::differences(frame, &seen, &other, asked) {
                 // Where the connections themselves differ, what comes after is only a consequence; and what only one of
                 // them took may have left traces that do not show. Errors leave none.
                 apart |= match d.kind {

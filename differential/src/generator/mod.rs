@@ -28,6 +28,9 @@ use crate::policy::{Nat, Policy};
 /// Flows that run side by side.
 pub const FLOWS: usize = 12;
 
+/// IPsec's authentication header.
+const AH: u8 = 51;
+
 /// Packets that left and may be quoted by an error.
 const QUOTABLE: usize = 40;
 
@@ -231,7 +234,13 @@ impl Generator {
             shot.packet.l4.truncate(keep);
         }
         // SCTP's checksum is of the whole datagram: a fragment cannot be given another port.
-        let long = shot.packet.l4.len() > 16 && (shot.packet.proto != proto::SCTP || self.places.is_plain());
+        let whole = match shot.packet.proto {
+            proto::SCTP => !self.places.is_plain(),
+            // Linux forwards the first fragment of what looks like an IPv6 header cut short by itself.
+            AH => !shot.packet.src.is_ipv4(),
+            _ => false,
+        };
+        let long = shot.packet.l4.len() > 16 && !whole;
         let frames = if long && dice.permille(15) {
             self.fragment_id += 1;
             let id = self.fragment_id;
