@@ -441,6 +441,7 @@ impl Path {
     ) -> Result<(Cached, L2), Refusal> {
         let target = self.conntrack.tuple(id, direction.opposite()).inverse();
         let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
+        self.limits(p, hop.egress, hop.next.is_some())?; // what is not forwarded meets no rule, and is not marked
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
         self.mark(id, verdict.mark, now);
