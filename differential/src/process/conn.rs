@@ -14,9 +14,7 @@ pub fn question(t: &Tuple) -> String {
     let [kind, code] = t.dport.to_be_bytes();
     let keys: &[(&str, u16)] = match t.proto {
         _ if t.is_icmp() => &[("icmp_type", kind.into()), ("icmp_code", code.into()), ("icmp_id", t.sport)],
-        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
-            &[("sport", t.sport), ("dport", t.dport)]
-        }
+        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP => &[("sport", t.sport), ("dport", t.dport)],
         proto::GRE => &[("srckey", t.sport), ("dstkey", t.dport)],
         _ => &[],
     };
