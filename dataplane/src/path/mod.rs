@@ -505,6 +505,7 @@ impl Path {
             && let Some(rule) = self.policy.dnat(&query)
         {
             nat::dnat(&mut u, rule);
+            p.dnat = u.reply.src != p.tuple.dst;
         }
         let target = u.reply.inverse();
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
@@ -645,6 +646,20 @@ impl Path {
     /// Whether a packet goes no further than between wire and kernel.
     fn stays_on_link(&self, p: &Packet) -> bool {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
+    }
+
+    /// Where an error that the gateway makes about `p` comes from: its own address on that side, or the address that the
+    /// packet was sent to where that is translated. Its sender knows no other.
+    pub fn error_source(&self, p: &Packet) -> Option<IpAddr> {
+        let translated = p.conn.is_some_and(|id| {
+            // A packet may have ended its connection.
+            let [own, other] = [p.direction, p.direction.opposite()].map(|d| self.conntrack.tuple(id, d));
+            own.same_wire(&p.tuple) && other.src != p.tuple.dst
+        });
+        if translated || p.dnat {
+            return Some(p.tuple.dst);
+        }
+        self.fib.error_source(p.in_port.interface(), p.tuple.src)
     }
 
     /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
