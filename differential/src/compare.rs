@@ -176,10 +176,12 @@ fn take_ids(all: &mut [Departure]) -> Vec<u32> {
     all.iter_mut().filter_map(id).collect()
 }
 
-/// Whether an address of the router is the source.
+/// Whether the router has made a packet itself: one of its addresses is the source, or the hop limit is fresh, as in an error
+/// that comes from an address which translation put there.
 fn is_routers(p: &Ip<'_>) -> bool {
     let own = crate::policy::ADDRESSES.iter().flatten().filter_map(|a| a.split('/').next()?.parse().ok());
-    own.into_iter().any(|a: std::net::IpAddr| a == p.src)
+    let hop_limit = p.bytes.get(if p.src.is_ipv4() { 8 } else { 7 });
+    own.into_iter().any(|a: std::net::IpAddr| a == p.src) || hop_limit == Some(&64)
 }
 
 /// A fragment's network header without what differs between fragments of one datagram.

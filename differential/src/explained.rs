@@ -67,11 +67,6 @@ pub const EXPLAINED: &[Explained] = &[
         is: |c, _| c.datagram == Some("fragment_invalid") && c.is_ipv4(),
     },
     Explained {
-        // Scenarios ipv6_extension and protocols.
-        name: "IPv6 extension header cut short",
-        is: |c, _| c.subject.reason == Some("ipv6_extension"),
-    },
-    Explained {
         // Scenario fragments6.
         name: "identification of IPv6 fragments",
         is: |_, d| d.kind == Kind::Identification,
@@ -85,17 +80,17 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
-        // Scenario udp_length.
-        name: "UDP length below the packet's",
-        is: |c, _| {
-            let length = be16(c.l4, 4).map_or(0, usize::from);
-            c.is(proto::UDP) && (8..c.l4.len()).contains(&length) && c.one_says_invalid()
-        },
-    },
-    Explained {
         // Scenario protocols.
         name: "UDP-Lite checksum",
         is: |c, _| c.is(proto::UDPLITE) && c.policy.checksum && c.one_says_invalid() && udp_lite_sums(c),
+    },
+    Explained {
+        // Scenario checksum_off_sctp.
+        name: "SCTP checksum that nobody verifies",
+        is: |c, d| {
+            let translated = c.is(proto::SCTP) && !c.policy.checksum && !c.policy.nat.is_empty();
+            d.kind == Kind::Out && translated && same_but_sctp_checksum(c)
+        },
     },
     Explained {
         // Scenario dccp.
@@ -106,16 +101,33 @@ pub const EXPLAINED: &[Explained] = &[
         // Scenario icmp_error_short.
         name: "error that quotes less than 8 bytes of a translated packet's transport header",
         is: |c, d| {
-            let quoted = c.quote().and_then(Ip::read).filter(|q| q.payload().len() < 8);
-            d.kind == Kind::Out && quoted.is_some() && c.reference.out.is_empty() && !c.policy.nat.is_empty()
+            let short = c.quote().and_then(|q| quoted_l4(q, c.is_ipv4())).is_some_and(|l4| l4.len() < 8);
+            d.kind == Kind::Out && short && c.reference.out.is_empty() && !c.policy.nat.is_empty()
         },
     },
     Explained {
-        // Scenario icmp_error_quote.
-        name: "error that quotes an IPv4 header of less than 20 bytes",
+        // Scenario translated_short.
+        name: "translated GRE that Linux does not read",
         is: |c, _| {
-            let first = c.quote().and_then(|q| q.first().copied());
-            first.is_some_and(|b| b >> 4 == 4 && b & 15 < 5) && c.subject.class == Some(Class::Invalid)
+            let version = c.l4.get(1).map_or(0, |b| b & 7);
+            let odd = c.is(proto::GRE) && (c.l4.len() < 8 || version > 1) && !c.policy.nat.is_empty();
+            odd && c.reference.out.is_empty() && c.subject.out.len() == 1
+        },
+    },
+    Explained {
+        // Scenario translated_short.
+        name: "checksum in a quote that is cut short",
+        is: |c, d| {
+            let cut = c.quote().and_then(Ip::read).filter(|q| matches!(q.proto, proto::TCP | proto::SCTP));
+            d.kind == Kind::Out && cut.is_some() && !c.policy.nat.is_empty() && same_but_quoted_checksum(c)
+        },
+    },
+    Explained {
+        // Scenario icmpv6_redirect.
+        name: "no error about a redirect",
+        is: |c, d| {
+            let redirect = c.is(proto::ICMPV6) && c.l4.first() == Some(&137);
+            d.kind == Kind::Out && redirect && c.subject.reason == Some("ttl_expired") && c.subject.out.is_empty()
         },
     },
     Explained {
@@ -147,6 +159,43 @@ fn same_but_checksum(c: &Context<'_>) -> bool {
         let p = Ip::of_frame(&frame)?;
         let at = crate::frame::ETH + p.l4 + Ip::checksum_at(p.proto)?;
         frame.get_mut(at..at + 2)?.fill(0);
+        Some(frame)
+    };
+    exit == other && without(a).is_some_and(|a| Some(a) == without(b))
+}
+
+/// Whether both sent one ICMP error and these differ in its checksum and that of the packet that it quotes alone.
+fn same_but_quoted_checksum(c: &Context<'_>) -> bool {
+    let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
+    let without = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let p = Ip::of_frame(&frame)?;
+        let (l4, quote, quoted) = (crate::frame::ETH + p.l4, crate::frame::ETH + p.quote_at()?, p.quoted()?);
+        let (at, size) = if quoted.proto == proto::SCTP { (8, 4) } else { (16, 2) };
+        let field = quote + quoted.l4 + at;
+        let end = frame.len().min(field + size);
+        frame.get_mut(field..end)?.fill(0);
+        frame.get_mut(l4 + 2..l4 + 4)?.fill(0);
+        Some(frame)
+    };
+    exit == other && without(a).is_some_and(|a| Some(a) == without(b))
+}
+
+/// The transport data of a quoted packet, whatever version its header says that it has.
+fn quoted_l4(quote: &[u8], is_v4: bool) -> Option<&[u8]> {
+    match is_v4 {
+        true => quote.get(usize::from(quote.first()? & 15) * 4..),
+        false => Ip::read(quote).map(|q| q.payload()),
+    }
+}
+
+/// Whether both sent one SCTP packet and these differ in the checksum alone.
+fn same_but_sctp_checksum(c: &Context<'_>) -> bool {
+    let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
+    let without = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let l4 = crate::frame::ETH + Ip::of_frame(&frame)?.l4;
+        frame.get_mut(l4 + 8..l4 + 12)?.fill(0);
         Some(frame)
     };
     exit == other && without(a).is_some_and(|a| Some(a) == without(b))

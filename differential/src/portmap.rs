@@ -126,6 +126,7 @@ impl PortMap {
             None => (l4, p),
         };
         let Some((old, new)) = inner.tuple().and_then(|t| Some((t, Self::mapped(map, &t)?))) else { return b };
+        let crc = (inner.proto == proto::SCTP && p.fragment.is_none()).then(|| sctp_sum(&b[at..])).flatten();
         let mut delta = 0;
         if inner.is_icmp() {
             delta += put(&mut b, at + 4, new.sport);
@@ -137,13 +138,27 @@ impl PortMap {
                 delta += put(&mut b, at + 2, new.dport);
             }
         }
-        let unfragmented = p.fragment.is_none();
-        delta = fix(&mut b, at, inner.proto, delta, unfragmented);
+        if let Some((before, after)) = crc.zip(sctp_sum(&b[at..])) {
+            // As wrong as it came.
+            let change = (before ^ after).to_le_bytes();
+            for (field, change) in [(at + 8, [change[0], change[1]]), (at + 10, [change[2], change[3]])] {
+                let old = be16(&b, field).unwrap_or(0);
+                delta += put(&mut b, field, old ^ u16::from_be_bytes(change));
+            }
+        }
+        delta = fix(&mut b, at, inner.proto, delta);
         if p.quote_at().is_some() {
-            fix(&mut b, l4, p.proto, delta, true);
+            fix(&mut b, l4, p.proto, delta);
         }
         b
     }
+}
+
+/// The CRC of an SCTP packet, or of what is there of it.
+fn sctp_sum(b: &[u8]) -> Option<u32> {
+    let mut b = b.to_vec();
+    b.get_mut(8..12)?.fill(0);
+    Some(crate::packet::crc32c(&b))
 }
 
 /// Writes a field; the change that this makes to a one's complement sum.
@@ -154,15 +169,7 @@ fn put(b: &mut [u8], at: usize, value: u16) -> u64 {
 }
 
 /// Mends the checksum of the transport header at `l4` after a change of `delta`; the change so far, this one included.
-fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64, whole: bool) -> u64 {
-    if p == proto::SCTP {
-        if whole && let Some(field) = b.get_mut(l4 + 8..l4 + 12) {
-            field.fill(0);
-            let crc = crate::packet::crc32c(&b[l4..]);
-            b[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
-        }
-        return delta;
-    }
+fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64) -> u64 {
     let Some(at) = Ip::checksum_at(p).map(|at| l4 + at) else { return delta };
     let Some(old) = be16(b, at) else { return delta };
     if p == proto::UDP && old == 0 {
