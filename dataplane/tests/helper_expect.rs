@@ -10,16 +10,22 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::ftp::*;
 use common::lab::*;
+use common::oracle;
 use common::pkt::*;
 use common::session::{Session, Side};
-use dataplane::api::DropReason;
 use dataplane::api::command::{Command, ConnFilter, ConnSpec};
 use dataplane::api::policy::*;
-use dataplane::api::stats::HandoverCause;
+use dataplane::api::stats::{HandoverCause, WorkerStats};
+use dataplane::api::{DropReason, Fib};
 use dataplane::conntrack::tuple::proto;
+use dataplane::io::PortIdx;
 use dataplane::packet::CtState;
+use dataplane::path::{Interface, Path, PathSetup};
+use dataplane::steer::{Note, Notes, Steer, mesh};
 use dataplane::time::Nanos;
 
 fn logged_in(lab: &mut Lab, port: u16) -> Session {
@@ -503,6 +509,77 @@ fn packets_that_come_before_the_notes_are_read_meet_at_the_owner() {
         assert_eq!(lab.entries(), 2);
         lab.sound();
     }
+}
+
+/// One worker's path, and the ends of the rings by which two others would speak to it.
+fn one_of_three(spec: PolicySpec) -> (Path, [Notes; 2]) {
+    let mut notes = mesh::<()>(3).into_iter().map(|(_, notes)| notes);
+    let mut next = || notes.next().expect("three");
+    let (own, others) = (next(), [next(), next()]);
+    let setup = PathSetup {
+        steer: Steer::new(0, 3),
+        notes: own,
+        interfaces: vec![
+            Interface { mac: LAN_MAC, mtu: 1500, vlan: None },
+            Interface { mac: WAN_MAC, mtu: 1500, vlan: None },
+        ],
+        stats: Arc::new(WorkerStats::new(2)),
+        conntrack_max: 100,
+        seeds: [1, 2, 3, 4],
+        policy: Arc::new(Policy::compile(spec).expect("policy")),
+        fib: Arc::new(Fib::build(fib())),
+    };
+    (Path::new(setup, Nanos(0)), others)
+}
+
+/// What two workers announce at once, before either has heard of the other, is expected by neither: the announced connection
+/// of the one would reach the other's client.
+#[test]
+fn two_that_announce_the_same_at_once_both_lose_it() {
+    let key = tuple(FAR, 0, GATEWAY, 5001, proto::TCP);
+    // Who hears of both tells both.
+    let (mut path, mut others) = one_of_three(strict());
+    for other in &mut others {
+        assert!(other.tell(0, Note::Expect(key)));
+    }
+    path.read_notes(Nanos(1));
+    assert_eq!(path.announced.count(), 0);
+    for other in &mut others {
+        assert_eq!((other.receive(0), other.receive(0)), (Some(Note::Unexpected(key)), None));
+    }
+    // One after the other has taken it back is none of these.
+    assert!(
+        others[0].tell(0, Note::Expect(key))
+            && others[0].tell(0, Note::Unexpect(key))
+            && others[1].tell(0, Note::Expect(key))
+    );
+    path.read_notes(Nanos(2));
+    assert_eq!((path.announced.owner(&key), others[0].receive(0), others[1].receive(0)), (Some(2), None, None));
+
+    // Who expects it itself gives it up too.
+    let (mut path, mut others) = one_of_three(strict());
+    let client = (4000..).find(|&port| path.steer.home(&tuple(HOST, port, FAR, 21, proto::TCP)) == 0).expect("a port");
+    let key = tuple(FAR, 0, HOST, 5001, proto::TCP);
+    let mut says = |from: PortIdx, p: Pkt, text: &[u8]| {
+        let frame = addressed(from, &p).frame();
+        let mut packet = oracle::packet_of(&frame, true).expect("a packet");
+        packet.in_port = from;
+        packet.hash = path.conntrack.prefetch_bucket(&packet.tuple);
+        path.judge(&mut packet, Nanos(3));
+        path.help(&packet, 1000, text, Nanos(3)).expect("it passes");
+    };
+    says(LAN, tcp(HOST, client, FAR, 21, SYN, 0, 0, b""), b"");
+    says(WAN, tcp(FAR, 21, HOST, client, SYN | ACK, 0, 1, b""), b"");
+    let text = b"NOOP\r\nPORT 10,0,0,2,19,137\r\n";
+    says(LAN, tcp(HOST, client, FAR, 21, ACK, 1, 1, text), text);
+    assert_eq!(others[0].receive(0), Some(Note::Expect(key)));
+    assert_eq!(path.expectations.count(), 1);
+    assert!(others[0].tell(0, Note::Expect(key)));
+    path.read_notes(Nanos(4));
+    assert_eq!((path.expectations.count(), path.announced.count()), (0, 0));
+    assert_eq!((others[0].receive(0), others[0].receive(0)), (Some(Note::Unexpect(key)), Some(Note::Unexpected(key))));
+    assert_eq!((others[1].receive(0), others[1].receive(0)), (Some(Note::Expect(key)), Some(Note::Unexpect(key))));
+    assert_eq!(path.stats.drops[DropReason::ExpectClash as usize].value(), 1);
 }
 
 /// An expectation that one worker announces while another gives its own up, in all orders.

@@ -3,8 +3,7 @@
 //! ```text
 //!   10.0.0.2 ── lan [ masquerade to 198.51.100.1 ] wan ── 203.0.113.5:21
 //! ```
-//! "PORT 10,0,0,2,19,137" (20 bytes) becomes "PORT 198,51,100,1,19,137" (24) or, where several workers share the ports out,
-//! one with another port. What the two ends have received is compared to the byte: see `common/session.rs`.
+//! "PORT 10,0,0,2,19,137" (20 bytes) becomes "PORT 198,51,100,1,19,137" (24). What the two ends have received is compared to the byte: see `common/session.rs`.
 
 #![allow(clippy::cast_possible_truncation)]
 
@@ -340,6 +339,37 @@ fn acknowledgements_and_sack_blocks_stand_at_the_edges_of_what_was_rewritten() {
     assert_eq!(heard(26, &[]), (22, vec![]));
     assert_eq!(heard(32, &[(37, 58), (26, 32)]), (28, vec![(33, 50), (22, 28)]));
     assert_eq!(heard(58, &[]), (50, vec![]));
+}
+
+/// Both ends have forgotten the connection, and begin another one with the same ports.
+#[test]
+fn a_connection_that_takes_over_the_tuple_is_read_from_its_beginning() {
+    everywhere(masqueraded(), |lab| {
+        let mut s = logged_in(lab);
+        s.says(lab, Side::Client, PORT);
+        s.says(lab, Side::Client, "PORT 10,0,0,2,19,");
+        for (n, iss) in [0x1000_0000, 0x9000_0000, 0x7fff_fff0, s.client.next.wrapping_sub(30)].into_iter().enumerate()
+        {
+            let irs = iss ^ 0x5555_5555;
+            (s.client.next, s.client.waits) = (iss, irs);
+            let seen = lab.passes(LAN, &s.client.segment(SYN, iss, 0, b""), WAN);
+            s.server.waits = seen.tcp().0.wrapping_add(1);
+            s.server.next = irs.wrapping_add(1);
+            let seen = lab.passes(WAN, &s.server.segment(SYN | ACK, irs, s.server.waits, b""), LAN);
+            s.client.next = iss.wrapping_add(1);
+            assert_eq!(seen.tcp().1, s.client.next, "it acknowledges the SYN, take-over {n}");
+            s.client.waits = seen.tcp().0.wrapping_add(1);
+            s.in_step(lab);
+            (s.client.got, s.server.got) = (vec![], vec![]);
+            s.says(lab, Side::Client, "USER x\r\n");
+            s.says(lab, Side::Client, PORT);
+            s.in_step(lab);
+            assert_eq!(s.server.text(), "USER x\r\nPORT 198,51,100,1,19,137\r\n");
+            s.says(lab, Side::Client, "PORT 10,0,");
+            s.says(lab, Side::Client, "0,2,19,138\r\n");
+            s.in_step(lab);
+        }
+    });
 }
 
 #[test]

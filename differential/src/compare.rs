@@ -56,8 +56,9 @@ pub struct Difference {
     pub text: String,
 }
 
-/// All that `subject` has otherwise than `reference`; the connection too where `conn` says that both were asked for it.
-pub fn differences(reference: &Observation, subject: &Observation, conn: bool) -> Vec<Difference> {
+/// All that `subject` has otherwise than `reference` of what was sent as `frame`; the connection too where `conn` says that
+/// both were asked for it.
+pub fn differences(frame: &[u8], reference: &Observation, subject: &Observation, conn: bool) -> Vec<Difference> {
     let mut all = Vec::new();
     let mut add = |kind, a: String, b: String| {
         if a != b {
@@ -65,7 +66,8 @@ pub fn differences(reference: &Observation, subject: &Observation, conn: bool) -
         }
     };
     add(Kind::Class, reference.class_text(), subject.class_text());
-    let (mut a, mut b) = (departures(&reference.out), departures(&subject.out));
+    let passed_on = Ip::of_frame(frame).is_some_and(|p| p.is_icmp_error());
+    let (mut a, mut b) = (departures(&reference.out, passed_on), departures(&subject.out, passed_on));
     let ids = (take_ids(&mut a), take_ids(&mut b));
     if a != b {
         add(Kind::Out, texts(&a), texts(&b));
@@ -114,7 +116,8 @@ enum Departure {
 /// Quoted bytes that are compared: a router quotes at least the header and eight bytes.
 const QUOTE: usize = 28;
 
-fn departures(out: &[(Exit, Vec<u8>)]) -> Vec<Departure> {
+/// What left, as it is compared; an error is the router's own where it was not `passed_on`.
+fn departures(out: &[(Exit, Vec<u8>)], passed_on: bool) -> Vec<Departure> {
     let mut all: Vec<Departure> = Vec::new();
     for (exit, bytes) in out {
         let (link, ip) = match exit {
@@ -147,7 +150,7 @@ fn departures(out: &[(Exit, Vec<u8>)]) -> Vec<Departure> {
                 payload.resize(f.offset + part.len(), 0);
             }
             payload[f.offset..f.offset + part.len()].copy_from_slice(part);
-        } else if p.is_icmp_error() && is_routers(&p) {
+        } else if p.is_icmp_error() && !passed_on {
             let b = p.payload();
             let quote = p.quote_at().map_or(&[][..], |at| &ip[at..]);
             all.push(Departure::Error {
@@ -174,14 +177,6 @@ fn take_ids(all: &mut [Departure]) -> Vec<u32> {
         _ => None,
     };
     all.iter_mut().filter_map(id).collect()
-}
-
-/// Whether the router has made a packet itself: one of its addresses is the source, or the hop limit is fresh, as in an error
-/// that comes from an address which translation put there.
-fn is_routers(p: &Ip<'_>) -> bool {
-    let own = crate::policy::ADDRESSES.iter().flatten().filter_map(|a| a.split('/').next()?.parse().ok());
-    let hop_limit = p.bytes.get(if p.src.is_ipv4() { 8 } else { 7 });
-    own.into_iter().any(|a: std::net::IpAddr| a == p.src) || hop_limit == Some(&64)
 }
 
 /// A fragment's network header without what differs between fragments of one datagram.

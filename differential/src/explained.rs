@@ -1,9 +1,9 @@
 //! Differences that are meant: docs/LINUX.md says why, a scenario shows each.
 
 use crate::compare::{Difference, Kind};
-use crate::frame::{Ip, Side, be16, proto};
-use crate::observe::{Class, Observation};
-use crate::packet::{pseudo, sum};
+use crate::frame::{ETH, Ip, Side, be16, proto};
+use crate::observe::{Class, Exit, Observation};
+use crate::packet::{pseudo, sum, transport_sum};
 use crate::policy::Policy;
 
 /// A packet and what both systems made of it.
@@ -33,6 +33,10 @@ impl Context<'_> {
         self.ip().is_some_and(|p| p.src.is_ipv4())
     }
 
+    fn is_fragment(&self) -> bool {
+        self.ip().is_some_and(|p| p.fragment.is_some())
+    }
+
     fn is(&self, proto: u8) -> bool {
         self.ip().is_some_and(|p| p.proto == proto)
     }
@@ -43,10 +47,10 @@ impl Context<'_> {
     }
 
     /// What an ICMP error quotes.
-    fn quote(&self) -> Option<&[u8]> {
+    pub fn quote(&self) -> Option<&[u8]> {
         let p = self.ip()?;
         let kind = *self.l4.first()?;
-        let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 11 | 12) } else { kind < 128 };
+        let error = if p.src.is_ipv4() { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 };
         self.l4.get(8..).filter(|_| p.is_icmp() && error)
     }
 }
@@ -62,9 +66,9 @@ pub struct Explained {
 /// All of them.
 pub const EXPLAINED: &[Explained] = &[
     Explained {
-        // Scenario fragments4_small.
+        // Scenario fragments_small.
         name: "first fragment without the transport header",
-        is: |c, _| c.datagram == Some("fragment_invalid") && c.is_ipv4(),
+        is: |c, _| c.datagram == Some("fragment_invalid"),
     },
     Explained {
         // Scenario fragments6.
@@ -73,10 +77,13 @@ pub const EXPLAINED: &[Explained] = &[
     },
     Explained {
         // Scenario mtu.
-        name: "packet too big about a fragment",
+        name: "error of the router about a datagram in fragments",
         is: |c, d| {
-            let fragment = c.ip().is_some_and(|p| p.fragment.is_some() && !p.src.is_ipv4());
-            d.kind == Kind::Out && fragment && c.subject.reason == Some("mtu_exceeded") && c.subject.out.len() == 1
+            let one = c.reference.out.len() == 1 && c.subject.out.len() == 1;
+            d.kind == Kind::Out
+                && one
+                && c.is_fragment()
+                && matches!(c.subject.reason, Some("mtu_exceeded" | "ttl_expired"))
         },
     },
     Explained {
@@ -85,49 +92,98 @@ pub const EXPLAINED: &[Explained] = &[
         is: |c, _| c.is(proto::UDPLITE) && c.policy.checksum && c.one_says_invalid() && udp_lite_sums(c),
     },
     Explained {
-        // Scenario checksum_off_sctp.
-        name: "SCTP checksum that nobody verifies",
-        is: |c, d| {
-            let translated = c.is(proto::SCTP) && !c.policy.checksum && !c.policy.nat.is_empty();
-            d.kind == Kind::Out && translated && same_but_sctp_checksum(c)
-        },
-    },
-    Explained {
         // Scenario dccp.
         name: "DCCP checksum mended",
         is: |c, d| d.kind == Kind::Out && c.is(proto::DCCP) && !c.policy.nat.is_empty() && same_but_checksum(c),
     },
     Explained {
+        // Scenario checksum_off_nat.
+        name: "wrong SCTP checksum that stays wrong",
+        is: |c, d| d.kind == Kind::Out && c.is(proto::SCTP) && !c.policy.checksum && same_but_checksum(c),
+    },
+    Explained {
+        // Scenario checksum_off_nat.
+        name: "translated error with a wrong checksum",
+        is: |c, d| {
+            let wrong = |p: Ip<'_>| transport_sum(p.src, p.dst, p.proto, c.l4) != 0xffff;
+            let dropped = d.kind == Kind::Out && c.reference.out.is_empty() && !c.policy.nat.is_empty();
+            dropped && !c.policy.checksum && c.quote().is_some() && c.ip().is_some_and(wrong)
+        },
+    },
+    Explained {
+        // Scenario gre_short.
+        name: "translated GRE of less than 8 bytes or of an unknown version",
+        is: |c, d| {
+            let dropped = c.reference.out.is_empty() && matches!(d.kind, Kind::Out | Kind::Conn);
+            let odd = c.l4.len() < 8 || c.l4[1] & 7 > 1;
+            dropped && c.is(proto::GRE) && odd && !c.policy.nat.is_empty()
+        },
+    },
+    Explained {
         // Scenario icmp_error_short.
         name: "error that quotes less than 8 bytes of a translated packet's transport header",
         is: |c, d| {
-            let short = c.quote().and_then(|q| quoted_l4(q, c.is_ipv4())).is_some_and(|l4| l4.len() < 8);
-            d.kind == Kind::Out && short && c.reference.out.is_empty() && !c.policy.nat.is_empty()
+            let dropped = d.kind == Kind::Out && c.reference.out.is_empty() && !c.policy.nat.is_empty();
+            dropped && c.quote().is_some_and(|q| q.len() < 8 + quoted_header(q, c.is_ipv4()))
         },
     },
     Explained {
-        // Scenario translated_short.
-        name: "translated GRE that Linux does not read",
-        is: |c, _| {
-            let version = c.l4.get(1).map_or(0, |b| b & 7);
-            let odd = c.is(proto::GRE) && (c.l4.len() < 8 || version > 1) && !c.policy.nat.is_empty();
-            odd && c.reference.out.is_empty() && c.subject.out.len() == 1
-        },
+        // Scenario icmp_error_short.
+        name: "transport checksum that an error quotes",
+        is: |c, d| d.kind == Kind::Out && !c.policy.nat.is_empty() && same_but_quoted_checksum(c),
     },
     Explained {
-        // Scenario translated_short.
-        name: "checksum in a quote that is cut short",
+        // Scenario fragments6.
+        name: "IPv6 datagram that needs no fragments any more",
+        is: |c, d| d.kind == Kind::Out && same_but_whole(c),
+    },
+    Explained {
+        // Scenario icmp_error_quote.
+        name: "error in fragments of which the first does not hold all that is quoted",
         is: |c, d| {
-            let cut = c.quote().and_then(Ip::read).filter(|q| matches!(q.proto, proto::TCP | proto::SCTP));
-            d.kind == Kind::Out && cut.is_some() && !c.policy.nat.is_empty() && same_but_quoted_checksum(c)
+            let invalid = c.subject.class == Some(Class::Invalid);
+            c.is_fragment() && c.quote().is_some() && (invalid || d.kind == Kind::Out)
+        },
+    },
+    Explained {
+        // Scenario local.
+        name: "discovery between the router and a link",
+        is: |c, d| {
+            let discovery = c.ip().is_some_and(|p| p.is_icmp()) && c.subject.class == Some(Class::Untracked);
+            d.kind == Kind::Out && discovery && matches!(c.subject.out.as_slice(), [(Exit::Local, _)])
+        },
+    },
+    Explained {
+        // Scenario wrong_side.
+        name: "error that goes back where its packet came from",
+        is: |c, d| {
+            let ([(there, a)], [(here, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else {
+                return false;
+            };
+            let error = |frame| {
+                let p = Ip::of_frame(frame).filter(Ip::is_icmp_error)?;
+                Some((p.dst, p.payload().get(..2)?.to_vec()))
+            };
+            let made = matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
+            let back = *here == Exit::Link(c.side) && *there == Exit::Link(c.side.other());
+            d.kind == Kind::Out && made && back && error(a).is_some() && error(a) == error(b)
         },
     },
     Explained {
         // Scenario icmpv6_redirect.
         name: "no error about a redirect",
         is: |c, d| {
-            let redirect = c.is(proto::ICMPV6) && c.l4.first() == Some(&137);
-            d.kind == Kind::Out && redirect && c.subject.reason == Some("ttl_expired") && c.subject.out.is_empty()
+            let silent = c.subject.out.is_empty() && matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
+            d.kind == Kind::Out && silent && c.is(proto::ICMPV6) && c.l4.first() == Some(&137)
+        },
+    },
+    Explained {
+        // Scenario timeout_policy.
+        name: "timeout policy of a connection that is picked up",
+        is: |c, d| {
+            let new =
+                c.reference.class == Some(Class::New) && c.is(proto::TCP) && !c.policy.timeout_policies.is_empty();
+            d.kind == Kind::Timeout && new && c.reference.conn.as_ref().is_some_and(|conn| conn.state == "ESTABLISHED")
         },
     },
     Explained {
@@ -140,6 +196,16 @@ pub const EXPLAINED: &[Explained] = &[
 /// The name of the explanation of `difference`, if there is one.
 pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static str> {
     EXPLAINED.iter().find(|e| (e.is)(context, difference)).map(|e| e.name)
+}
+
+/// Length of the network header that `quote` begins with.
+fn quoted_header(quote: &[u8], v4: bool) -> usize {
+    match Ip::read(quote) {
+        Some(p) => p.l4,
+        // Linux does not look at the version of what is quoted.
+        None if v4 => quote.first().map_or(0, |b| usize::from(b & 15) * 4),
+        None => 40,
+    }
 }
 
 /// Whether the checksum of a UDP-Lite packet is right by RFC 3828, or as Linux computes it: with UDP's protocol number in
@@ -157,46 +223,52 @@ fn same_but_checksum(c: &Context<'_>) -> bool {
     let without = |frame: &[u8]| {
         let mut frame = frame.to_vec();
         let p = Ip::of_frame(&frame)?;
-        let at = crate::frame::ETH + p.l4 + Ip::checksum_at(p.proto)?;
-        frame.get_mut(at..at + 2)?.fill(0);
+        let field =
+            if p.proto == proto::SCTP { 8..12 } else { Ip::checksum_at(p.proto)?..Ip::checksum_at(p.proto)? + 2 };
+        let l4 = ETH + p.l4;
+        frame.get_mut(l4 + field.start..l4 + field.end)?.fill(0);
         Some(frame)
     };
     exit == other && without(a).is_some_and(|a| Some(a) == without(b))
 }
 
-/// Whether both sent one ICMP error and these differ in its checksum and that of the packet that it quotes alone.
+/// Whether both sent one error and these differ in the transport checksum that they quote, where that is of a header cut
+/// short or of DCCP, and in what follows from it; ours must be right.
 fn same_but_quoted_checksum(c: &Context<'_>) -> bool {
     let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
     let without = |frame: &[u8]| {
-        let mut frame = frame.to_vec();
-        let p = Ip::of_frame(&frame)?;
-        let (l4, quote, quoted) = (crate::frame::ETH + p.l4, crate::frame::ETH + p.quote_at()?, p.quoted()?);
-        let (at, size) = if quoted.proto == proto::SCTP { (8, 4) } else { (16, 2) };
-        let field = quote + quoted.l4 + at;
-        let end = frame.len().min(field + size);
-        frame.get_mut(field..end)?.fill(0);
-        frame.get_mut(l4 + 2..l4 + 4)?.fill(0);
-        Some(frame)
+        let p = Ip::of_frame(frame)?;
+        let q = p.quoted()?;
+        let (l4, inner) = (ETH + p.l4, ETH + p.quote_at()? + q.l4);
+        let length = q.payload().len();
+        let field = match q.proto {
+            proto::TCP if length < 20 => 16..18,
+            proto::SCTP => 8..12,
+            proto::DCCP => 6..8,
+            _ => return None,
+        };
+        let sealed = transport_sum(p.src, p.dst, p.proto, p.payload()) == 0xffff;
+        let mut rest = frame.to_vec();
+        rest[l4 + 2..l4 + 4].fill(0);
+        rest.get_mut(inner + field.start..(inner + field.end).min(frame.len()))?.fill(0);
+        Some((rest, sealed))
     };
-    exit == other && without(a).is_some_and(|a| Some(a) == without(b))
+    let (Some((a, _)), Some((b, sealed))) = (without(a), without(b)) else { return false };
+    exit == other && a == b && sealed
 }
 
-/// The transport data of a quoted packet, whatever version its header says that it has.
-fn quoted_l4(quote: &[u8], is_v4: bool) -> Option<&[u8]> {
-    match is_v4 {
-        true => quote.get(usize::from(quote.first()? & 15) * 4..),
-        false => Ip::read(quote).map(|q| q.payload()),
+/// Whether Linux sent one IPv6 packet whole of which Sluice sent the fragments.
+fn same_but_whole(c: &Context<'_>) -> bool {
+    let [(exit, whole)] = c.reference.out.as_slice() else { return false };
+    let Some(p) = Ip::of_frame(whole).filter(|p| p.fragment.is_none() && !p.src.is_ipv4()) else { return false };
+    let mut payload = Vec::new();
+    for (other, frame) in &c.subject.out {
+        let Some((q, f)) = Ip::of_frame(frame).and_then(|q| Some((q, q.fragment?))) else { return false };
+        if other != exit || (q.src, q.dst, q.bytes[7]) != (p.src, p.dst, p.bytes[7]) {
+            return false;
+        }
+        payload.resize(payload.len().max(f.offset + q.payload().len()), 0);
+        payload[f.offset..f.offset + q.payload().len()].copy_from_slice(q.payload());
     }
-}
-
-/// Whether both sent one SCTP packet and these differ in the checksum alone.
-fn same_but_sctp_checksum(c: &Context<'_>) -> bool {
-    let ([(exit, a)], [(other, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else { return false };
-    let without = |frame: &[u8]| {
-        let mut frame = frame.to_vec();
-        let l4 = crate::frame::ETH + Ip::of_frame(&frame)?.l4;
-        frame.get_mut(l4 + 8..l4 + 12)?.fill(0);
-        Some(frame)
-    };
-    exit == other && without(a).is_some_and(|a| Some(a) == without(b))
+    payload == p.bytes[40..]
 }

@@ -131,16 +131,21 @@ impl<'a> Ip<'a> {
 
     /// Reads a packet, which may be cut short.
     pub fn read(b: &'a [u8]) -> Option<Self> {
-        match b.first()? >> 4 {
-            4 => Self::v4(b),
-            6 => Self::v6(b),
+        let len = match b.first()? >> 4 {
+            4 => usize::from(be16(b, 2)?),
+            _ => 40 + usize::from(be16(b, 4)?),
+        };
+        let b = b.get(..len.max(40.min(b.len()))).unwrap_or(b);
+        match b[0] {
+            0x45..=0x4f => Self::v4(b),
+            0x60..=0x6f => Self::v6(b),
             _ => None,
         }
     }
 
     fn v4(b: &'a [u8]) -> Option<Self> {
         let l4 = usize::from(b.first()? & 15) * 4;
-        if b.len() < 20.max(l4) || l4 < 20 {
+        if b.len() < 20.max(l4) {
             return None;
         }
         let field = be16(b, 6)?;
@@ -149,17 +154,14 @@ impl<'a> Ip<'a> {
             offset: usize::from(field & 0x1fff) * 8,
             more: field & 0x2000 != 0,
         });
-        let len = usize::from(be16(b, 2)?).min(b.len());
         let address = |at| be32(b, at).map(|a| IpAddr::V4(Ipv4Addr::from_bits(a)));
-        Some(Self { bytes: &b[..len], src: address(12)?, dst: address(16)?, proto: b[9], l4, fragment })
+        Some(Self { bytes: b, src: address(12)?, dst: address(16)?, proto: b[9], l4, fragment })
     }
 
     fn v6(b: &'a [u8]) -> Option<Self> {
         if b.len() < 40 {
             return None;
         }
-        let len = (40 + usize::from(be16(b, 4)?)).min(b.len());
-        let b = &b[..len];
         let address = |at: usize| Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(b.get(at..at + 16)?).ok()?)));
         let (mut proto, mut l4, mut fragment) = (b[6], 40, None);
         for _ in 0..8 {
@@ -231,9 +233,10 @@ impl<'a> Ip<'a> {
         (self.is_icmp_error() && self.bytes.len() > self.l4 + 8).then_some(self.l4 + 8)
     }
 
-    /// The packet that an ICMP error quotes.
+    /// The packet that an ICMP error quotes, read as Linux does: whatever version and lengths it says it has.
     pub fn quoted(&self) -> Option<Ip<'a>> {
-        Ip::read(&self.bytes[self.quote_at()?..])
+        let quote = &self.bytes[self.quote_at()?..];
+        if self.src.is_ipv4() { Ip::v4(quote) } else { Ip::v6(quote) }
     }
 
     /// The tuple of the connection that this packet is of or about: an ICMP error's is the quoted one.

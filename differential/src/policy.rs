@@ -119,7 +119,11 @@ pub const GATEWAYS: [&str; 2] = ["198.51.100.254", "2001:db8::fe"];
 /// The stations that the router can reach without asking: of lan, of wan.
 pub fn stations() -> [Vec<String>; 2] {
     let lan = (2..=20).map(|n| format!("10.0.0.{n}")).chain((2..=9).map(|n| format!("fd00:1::{n}")));
-    let wan = (10..=30).map(|n| format!("198.51.100.{n}")).chain((10..=18).map(|n| format!("2001:db8::{n}")));
+    let wan = [7, 8]
+        .into_iter()
+        .chain(10..=30)
+        .map(|n| format!("198.51.100.{n}"))
+        .chain((10..=18).map(|n| format!("2001:db8::{n}")));
     [lan.collect(), wan.chain(GATEWAYS.map(String::from)).collect()]
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use dataplane::api::Tuple;
 
-use crate::frame::{ETH, Ip, be16, proto};
+use crate::frame::{ETH, Ip, be16, be32, proto};
 use crate::observe::{ConnState, Exit, Observation};
 
 /// A bijection between the reference's reply tuples and the subject's.
@@ -126,7 +126,6 @@ impl PortMap {
             None => (l4, p),
         };
         let Some((old, new)) = inner.tuple().and_then(|t| Some((t, Self::mapped(map, &t)?))) else { return b };
-        let crc = (inner.proto == proto::SCTP && p.fragment.is_none()).then(|| sctp_sum(&b[at..])).flatten();
         let mut delta = 0;
         if inner.is_icmp() {
             delta += put(&mut b, at + 4, new.sport);
@@ -138,27 +137,16 @@ impl PortMap {
                 delta += put(&mut b, at + 2, new.dport);
             }
         }
-        if let Some((before, after)) = crc.zip(sctp_sum(&b[at..])) {
-            // As wrong as it came.
-            let change = (before ^ after).to_le_bytes();
-            for (field, change) in [(at + 8, [change[0], change[1]]), (at + 10, [change[2], change[3]])] {
-                let old = be16(&b, field).unwrap_or(0);
-                delta += put(&mut b, field, old ^ u16::from_be_bytes(change));
-            }
-        }
-        delta = fix(&mut b, at, inner.proto, delta);
+        delta = if inner.proto == proto::SCTP {
+            delta + fix_crc(bytes, &mut b, at)
+        } else {
+            fix(&mut b, at, inner.proto, delta)
+        };
         if p.quote_at().is_some() {
             fix(&mut b, l4, p.proto, delta);
         }
         b
     }
-}
-
-/// The CRC of an SCTP packet, or of what is there of it.
-fn sctp_sum(b: &[u8]) -> Option<u32> {
-    let mut b = b.to_vec();
-    b.get_mut(8..12)?.fill(0);
-    Some(crate::packet::crc32c(&b))
 }
 
 /// Writes a field; the change that this makes to a one's complement sum.
@@ -168,11 +156,25 @@ fn put(b: &mut [u8], at: usize, value: u16) -> u64 {
     u64::from(!old) + u64::from(value)
 }
 
+/// Mends the checksum of the SCTP header at `l4`, which was in `old`; one that was wrong is as wrong as before. The change
+/// that this makes to a one's complement sum. A fragment's would need the rest of its datagram.
+fn fix_crc(old: &[u8], b: &mut [u8], l4: usize) -> u64 {
+    let right = |bytes: &[u8]| {
+        let mut sctp = bytes.get(l4..)?.to_vec();
+        sctp.get_mut(8..12)?.fill(0);
+        Some(u32::from_be_bytes(crate::packet::crc32c(&sctp).to_le_bytes()))
+    };
+    let (Some(field), Some(before), Some(after)) = (be32(old, l4 + 8), right(old), right(b)) else { return 0 };
+    let [a, c, d, e] = (field ^ before ^ after).to_be_bytes();
+    put(b, l4 + 8, u16::from_be_bytes([a, c])) + put(b, l4 + 10, u16::from_be_bytes([d, e]))
+}
+
 /// Mends the checksum of the transport header at `l4` after a change of `delta`; the change so far, this one included.
 fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64) -> u64 {
     let Some(at) = Ip::checksum_at(p).map(|at| l4 + at) else { return delta };
     let Some(old) = be16(b, at) else { return delta };
-    if p == proto::UDP && old == 0 {
+    let may_be_none = p == proto::UDP || p == proto::UDPLITE;
+    if may_be_none && old == 0 {
         return delta;
     }
     let mut acc = u64::from(!old) + delta;
@@ -180,7 +182,7 @@ fn fix(b: &mut [u8], l4: usize, p: u8, delta: u64) -> u64 {
         acc = (acc & 0xffff) + (acc >> 16);
     }
     let new = !u16::try_from(acc).unwrap_or(0);
-    delta + put(b, at, if p == proto::UDP && new == 0 { 0xffff } else { new })
+    delta + put(b, at, if may_be_none && new == 0 { 0xffff } else { new })
 }
 
 #[cfg(test)]
@@ -235,6 +237,25 @@ mod tests {
         let seen = map.inward(Observation { out, conn: Some(conn(5001)), ..Observation::default() });
         assert_eq!(seen.out[0].1, to_router(Side::Wan, &request(4000).ip()));
         assert_eq!(seen.conn, Some(conn(4000)));
+    }
+
+    #[test]
+    fn a_wrong_checksum_of_sctp_is_as_wrong_with_another_port() {
+        let mut map = PortMap::default();
+        let reply = |port: u16| {
+            let l4 = [&80u16.to_be_bytes()[..], &port.to_be_bytes(), &[0, 0, 0, 7, 0, 0, 0, 0, 0, 3, 0, 4]].concat();
+            let t = conn(port).reply;
+            let mut p = Packet::new(t.src, t.dst, proto::SCTP, l4);
+            p.break_checksum();
+            to_router(Side::Wan, &p.ip())
+        };
+        let of = |port| {
+            let mut c = conn(port);
+            (c.original.proto, c.reply.proto) = (proto::SCTP, proto::SCTP);
+            c
+        };
+        map.learn(&of(4000), &of(5001));
+        assert_eq!(map.outward(&reply(4000)), reply(5001));
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl Subject {
             self.ports.learn_departures(&t, &seen.out, &raw.out);
         }
         let mut other = self.ports.inward(raw.clone());
-        let asked = due || seen.class == Some(Class::New) || !compare::differences(seen, &other, false).is_empty();
+        let asked =
+            due || seen.class == Some(Class::New) || !compare::differences(frame, seen, &other, false).is_empty();
         if asked && let Some(t) = &seen.about {
             raw.conn = self.system.find(&self.ports.tuple(t))?;
             if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
@@ -210,9 +211,14 @@ impl<'a> Run<'a> {
             if subject.lost.contains(&flow) {
                 continue;
             }
-            for d in compare::differences(&seen, &other, asked) {
-                // Where the connections themselves differ, what comes after is only a consequence.
-                apart |= !matches!(d.kind, Kind::Class | Kind::Out | Kind::Identification);
+            for d in compare::differences(frame, &seen, &other, asked) {
+                // Where the connections themselves differ, what comes after is only a consequence; and what only one of
+                // them took may have left traces that do not show. Errors leave none.
+                apart |= match d.kind {
+                    Kind::Class => context.quote().is_none(),
+                    Kind::Out | Kind::Identification => false,
+                    _ => true,
+                };
                 if self.ignore.contains(&d.kind) {
                     continue;
                 }

@@ -40,7 +40,7 @@ const EXTRAS: [(&str, u64, u64, &str); 6] = [
         "timeout policy",
         6,
         1,
-        "timeout_policy other udp=20 udp_stream=50 tcp_syn_sent=70 tcp_established=5000 tcp_close=40 tcp_unacknowledged=90\n\
+        "timeout_policy other udp=20 udp_stream=50 tcp_syn_sent=70 tcp_established=5000 tcp_close=40 tcp_unacknowledged=200\n\
          rule accept from=lan to=wan proto=udp,tcp state=new timeout=other",
     ),
     ("zone", 8, 5, "zone lan 7"),

@@ -63,6 +63,13 @@ impl FtpSide {
     fn new(replies: bool) -> Self {
         Self { next: None, parser: Parser::new(replies), hole: None, stream: Stream::default(), window: None }
     }
+
+    /// Another connection has taken over the tuple, and this side begins at `seq`.
+    fn restart(&mut self, seq: u32) {
+        self.stream.restart(seq);
+        (self.next, self.hole, self.window) = (None, None, None);
+        self.parser.lose();
+    }
 }
 
 /// What a helper keeps of one connection.
@@ -77,6 +84,19 @@ pub struct Helped {
     /// FTP: by direction.
     pub ftp: [FtpSide; 2],
     next_free: u32,
+}
+
+impl Helped {
+    /// A handshake has begun again: its SYN/ACK of this direction has `seq` and acknowledges the other side's first number.
+    pub fn restart(&mut self, direction: Direction, seq: u32, ack: u32) {
+        let [original, reply] = &mut self.ftp;
+        let (own, other) = match direction {
+            Direction::Original => (original, reply),
+            Direction::Reply => (reply, original),
+        };
+        own.restart(seq);
+        other.restart(other.stream.back(ack).wrapping_sub(1));
+    }
 }
 
 /// The connections of one worker that a helper watches.

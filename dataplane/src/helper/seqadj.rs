@@ -230,6 +230,12 @@ impl Stream {
         }
     }
 
+    /// Another connection's stream begins at `seq` in place of this one: from there on its numbers go on as they would have,
+    /// and nothing lies ahead that would change them.
+    pub fn restart(&mut self, seq: u32) {
+        *self = Self { offset: self.there(seq).wrapping_sub(seq), ..Self::default() };
+    }
+
     fn forget_first(&mut self) {
         if let Some(e) = self.edits.pop_at(0) {
             self.offset = self.offset.wrapping_add(e.delta());

@@ -94,10 +94,10 @@ pub fn choose(reply: &Tuple, steer: &Steer, random: &mut Random, taken: impl Fn(
 }
 
 /// The port that a helper announces in place of `port`, which is kept where `free` says so. The announced connection may
-/// come from any source port, so no port brings it home: they are shared out among the workers, as identifiers are.
-/// `linux/net/netfilter/nf_nat_helper.c`, `nf_nat_exp_find_port`, takes others from 1024 on.
+/// come from any source port, so no port brings it home; others than the client's own are taken from this worker's share,
+/// as identifiers are. `linux/net/netfilter/nf_nat_helper.c`, `nf_nat_exp_find_port`, takes them from 1024 on.
 pub fn choose_announced(port: u16, steer: &Steer, random: &mut Random, free: impl Fn(u16) -> bool) -> Option<u16> {
-    if steer.owns_id(port) && free(port) {
+    if free(port) {
         return Some(port);
     }
     let (low, high) = class(u16::MAX);
@@ -203,10 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn announced_ports_are_kept_on_one_worker_and_shared_out_among_several() {
+    fn announced_ports_are_kept_where_free_and_others_shared_out_among_the_workers() {
         let alone = Steer::new(0, 1);
         for port in [1, 21, 1023, 1024, u16::MAX] {
-            assert_eq!(choose_announced(port, &alone, &mut Random::new(7), |_| true), Some(port));
+            for steer in [&alone, &Steer::new(1, 4)] {
+                assert_eq!(choose_announced(port, steer, &mut Random::new(7), |_| true), Some(port));
+            }
         }
         let other = choose_announced(5001, &alone, &mut Random::new(7), |p| p != 5001).expect("a port is free");
         assert!(other != 5001 && other >= 1024);
@@ -216,7 +218,8 @@ mod tests {
             let steer = Steer::new(me, 4);
             let mut mine = BTreeSet::new();
             for n in 0..500 {
-                let port = choose_announced(5000 + n, &steer, &mut Random::new(u64::from(n)), |p| !mine.contains(&p));
+                let free = |p| p != 21 && !mine.contains(&p);
+                let port = choose_announced(21, &steer, &mut Random::new(n), free);
                 mine.insert(port.expect("a port is free"));
             }
             all.extend(mine);

@@ -5,7 +5,8 @@
 //! its tuples are at home; signposts at both homes lead there. They are placed before the key is taken back, so its packets
 //! find the way at any time.
 //!
-//! Where an address is rewritten, so may be the port: each worker has ports of its own, so no two announce the same.
+//! Where two workers announce the same at once, each before it has heard of the other, neither is expected: the connections
+//! could not be told apart. Whoever has heard of one before takes another port, where addresses are rewritten, or refuses.
 //!
 //! *Threads*: the worker's; others learn by notes. *Limits*: one expectation per connection, a new one replaces it; this
 //! worker's share of `conntrack.expect_max`; [`LOOKS`] expectations looked at per tick.
@@ -181,12 +182,25 @@ impl Path {
         }
     }
 
-    /// Another worker expects what has this key; says whether it can be kept.
-    pub(super) fn note_expect(&mut self, key: Tuple, from: WorkerId) -> bool {
-        self.expectations.find(&key).is_none() && self.announced.place(key, from).is_ok()
+    /// Another worker expects what has this key. Gives whom to tell that it cannot be: all who expect the same.
+    pub(super) fn note_expect(&mut self, key: Tuple, from: WorkerId, now: Nanos) -> [Option<WorkerId>; 2] {
+        if self.expectations.find(&key).is_some() {
+            self.expectation_refused(&key, now);
+            return [Some(from), None];
+        }
+        let other = self.announced.owner(&key).filter(|&w| w != from);
+        match self.announced.place(key, from) {
+            Ok(()) => [None, None],
+            Err(_) => {
+                if let Some(other) = other {
+                    self.announced.remove(&key, other);
+                }
+                [Some(from), other]
+            }
+        }
     }
 
-    /// Another worker cannot keep what this one expects: packets that arrive there would not be known.
+    /// What this worker expects cannot be: another expects the same, or cannot keep it and would not know its packets.
     pub(super) fn expectation_refused(&mut self, key: &Tuple, now: Nanos) {
         if let Some(place) = self.expectations.find(key) {
             self.stats.drop_packet(DropReason::ExpectClash);

@@ -107,7 +107,12 @@ impl Path {
         now: Nanos,
     ) -> Result<Help, DropReason> {
         let (d, o) = (p.direction.index(), p.direction.opposite().index());
+        let handshake =
+            segment.flags & (SYN | ACK) == SYN | ACK && self.conntrack.conn(id).l4.name() == Some("SYN_RECV");
         let Some(helped) = self.helpers.find_mut(id) else { return Ok(Help::Pass) };
+        if handshake {
+            helped.restart(p.direction, segment.seq, segment.ack);
+        }
         if segment.flags & ACK != 0 && !helped.ftp[o].stream.is_plain() {
             let acked = helped.ftp[o].stream.back(segment.ack);
             helped.ftp[o].stream.acknowledged(acked);

@@ -248,8 +248,8 @@ impl Path {
             Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
             Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),
             Note::Expect(key) => {
-                if !self.note_expect(key, from) {
-                    self.refuse(from, Note::Unexpected(key));
+                for worker in self.note_expect(key, from, now).into_iter().flatten() {
+                    self.refuse(worker, Note::Unexpected(key));
                 }
             }
             Note::Unexpect(key) => {

@@ -16,6 +16,7 @@
 //! *Sources*: `linux/net/netfilter` (hooks and their order), `linux/net/ipv4/ip_forward.c`.
 
 mod expected;
+mod find;
 mod helper;
 mod hop;
 mod lifecycle;
@@ -34,7 +35,7 @@ use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
 use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
-use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations, key_of};
+use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations};
 use crate::conntrack::limit::Limits;
 use crate::conntrack::signpost::{Signposts, WorkerId};
 use crate::conntrack::tuple::{Direction, Tuple};
@@ -278,16 +279,6 @@ impl Path {
         std::mem::replace(&mut self.fib, fib)
     }
 
-    /// The worker that must look at a packet, by what software can see of it: its own tuple's home, or for an ICMP
-    /// error that of the packet it quotes. What starts and finds nothing may be looked at anywhere.
-    pub fn home(&self, p: &Packet) -> WorkerId {
-        match p.kind {
-            L4::IcmpError(Some(q)) => self.steer.home(&q.tuple),
-            L4::IcmpError(None) | L4::Invalid(_) | L4::NeighbourDiscovery => self.steer.me(),
-            _ => self.steer.home(&p.tuple),
-        }
-    }
-
     /// Takes a packet through all stages. Its hash must be that of its tuple.
     pub fn judge(&mut self, p: &mut Packet, now: Nanos) -> Outcome {
         let from = self.policy.zone_of(p.in_port);
@@ -355,38 +346,6 @@ impl Path {
         }
     }
 
-    /// The live connection of `t`; one that has expired unnoticed is ended on the way.
-    #[inline]
-    fn lookup(&mut self, t: &Tuple, hash: u64, now: Nanos) -> Option<(ConnId, Direction)> {
-        let hit = self.conntrack.find(t, hash)?;
-        if self.conntrack.conn(hit.0).deadline() > now {
-            return Some(hit);
-        }
-        self.end(hit.0, CtEvent::Expired, now);
-        None
-    }
-
-    /// Which other worker a tuple belongs to that no connection here has.
-    fn owner_of_miss(&self, t: &Tuple, p: &Packet, now: Nanos) -> Option<(WorkerId, HandoverCause)> {
-        if self.steer.is_alone() || matches!(p.kind, L4::Invalid(_)) {
-            return None;
-        }
-        // A connection that is there comes before one that is expected.
-        let signpost = self.signposts.owner(t).filter(|_| !p.stale);
-        if let Some(owner) = signpost {
-            return Some((owner, HandoverCause::Signpost));
-        }
-        if self.expectation_of(t, now).is_some() {
-            return None; // whoever's home it is
-        }
-        let home = self.steer.home(t);
-        if home != self.steer.me() {
-            return Some((home, HandoverCause::Stale)); // a signpost sent it here, and its flow has ended
-        }
-        let expects = self.announced.owner(&key_of(t)).filter(|_| !p.stale);
-        expects.map(|owner| (owner, HandoverCause::Expectation))
-    }
-
     /// A packet of a known connection.
     fn known(&mut self, p: &mut Packet, id: ConnId, direction: Direction, from: ZoneId, now: Nanos) -> Outcome {
         let conn = self.conntrack.conn(id);
@@ -441,6 +400,7 @@ impl Path {
     ) -> Result<(Cached, L2), Refusal> {
         let target = self.conntrack.tuple(id, direction.opposite()).inverse();
         let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
+        self.limits(p, hop.egress, hop.next.is_some())?; // what is not forwarded meets no rule, and is not marked
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
         self.mark(id, verdict.mark, now);
@@ -604,6 +564,19 @@ impl Path {
         self.stateless(p, from, Some(reason), now)
     }
 
+    /// The source of an error that the gateway itself makes about a packet of a translated connection: the address that
+    /// stands for the other end, where that is translated for whom the error is for. So has Linux, whose errors pass
+    /// through translation as any other (`nf_nat_icmp_reply_translation`).
+    pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
+        if p.dnat {
+            return Some(p.tuple.dst);
+        }
+        let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
+        let stands = self.conntrack.tuple(id, p.direction).dst;
+        let is = self.conntrack.tuple(id, p.direction.opposite()).src;
+        (stands != is).then_some(stands)
+    }
+
     /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
     fn stateless(&mut self, p: &mut Packet, from: ZoneId, reason: Option<DropReason>, now: Nanos) -> Outcome {
         let seen = p.tuple;
@@ -646,20 +619,6 @@ impl Path {
     /// Whether a packet goes no further than between wire and kernel.
     fn stays_on_link(&self, p: &Packet) -> bool {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
-    }
-
-    /// Where an error that the gateway makes about `p` comes from: its own address on that side, or the address that the
-    /// packet was sent to where that is translated. Its sender knows no other.
-    pub fn error_source(&self, p: &Packet) -> Option<IpAddr> {
-        let translated = p.conn.is_some_and(|id| {
-            // A packet may have ended its connection.
-            let [own, other] = [p.direction, p.direction.opposite()].map(|d| self.conntrack.tuple(id, d));
-            own.same_wire(&p.tuple) && other.src != p.tuple.dst
-        });
-        if translated || p.dnat {
-            return Some(p.tuple.dst);
-        }
-        self.fib.error_source(p.in_port.interface(), p.tuple.src)
     }
 
     /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.

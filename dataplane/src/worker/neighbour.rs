@@ -52,7 +52,8 @@ impl<I: Io> Worker<I> {
             return None;
         }
         let interface = p.in_port.interface();
-        let src = self.path.error_source(p)?;
+        let own = || self.path.fib.error_source(interface, p.tuple.src);
+        let src = self.path.translated_source_of_error(p).or_else(own)?;
         let mac = self.path.interfaces.get(usize::from(interface))?.mac;
         let mut buf = self.io.alloc()?;
         if !buf.resize(icmp_error::MAX_FRAME) {

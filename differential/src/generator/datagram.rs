@@ -32,6 +32,7 @@ struct End {
 #[derive(Debug)]
 pub struct DatagramFlow {
     what: What,
+    translated: bool,
     ends: [End; 2],
     budget: usize,
     under_way: usize,
@@ -68,7 +69,15 @@ impl DatagramFlow {
             End { side: client.0, own: (client.1, client.2), peer: Some(public) },
             End { side: server.0, own: (server.1, server.2), peer: None },
         ];
-        Self { what, ends, budget: dice.of(&[1, 2, 4, 8, 20, 50]), under_way: 0, owed: 0, sequence: 0 }
+        Self {
+            what,
+            translated: !places.is_plain(),
+            ends,
+            budget: dice.of(&[1, 2, 4, 8, 20, 50]),
+            under_way: 0,
+            owed: 0,
+            sequence: 0,
+        }
     }
 
     fn packet(&self, end: usize, dice: &mut Dice) -> Option<Packet> {
@@ -106,11 +115,12 @@ impl DatagramFlow {
                 Packet::new(src, dst, p, icmp(kind, code, [a, b, c, d], &pattern(len)))
             }
             What::Gre => {
+                // What Linux cannot translate keeps an address pair that others want later.
                 let mut l4 = vec![0, 0, 8, 0];
                 if odd {
-                    l4[1] = dice.byte() & 7;
+                    l4[1] = dice.byte() & if self.translated { 1 } else { 7 };
                 }
-                l4.extend(pattern(len));
+                l4.extend(pattern(if self.translated { len.max(8) } else { len }));
                 Packet::new(src, dst, proto::GRE, l4)
             }
             What::Other(p) => Packet::new(src, dst, p, pattern(len)),

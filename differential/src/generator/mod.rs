@@ -28,6 +28,9 @@ use crate::policy::{Nat, Policy};
 /// Flows that run side by side.
 pub const FLOWS: usize = 12;
 
+/// IPsec's authentication header.
+const AH: u8 = 51;
+
 /// Packets that left and may be quoted by an error.
 const QUOTABLE: usize = 40;
 
@@ -65,6 +68,7 @@ type End = (IpAddr, u16);
 #[derive(Debug)]
 pub struct Places {
     nat: bool,
+    zones: bool,
     /// Forwarded ports: protocol, public end, server.
     dnat: Vec<(u8, End, End)>,
 }
@@ -80,7 +84,7 @@ impl Places {
             }
             _ => None,
         });
-        Self { nat: !policy.nat.is_empty(), dnat: dnat.collect() }
+        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], dnat: dnat.collect() }
     }
 
     /// Whether nothing is translated.
@@ -217,7 +221,8 @@ impl Generator {
         if dice.permille(3) {
             shot.packet.ttl = dice.of(&[0, 1, 2]);
         }
-        if dice.permille(3) {
+        // Linux looks for a connection outside of the zone too where there is none in it; in Sluice a zone is apart.
+        if dice.permille(3) && !self.places.zones {
             side = side.other();
         }
         if dice.permille(4) && !shot.packet.src.is_ipv4() {
@@ -228,7 +233,14 @@ impl Generator {
             let keep = dice.below(shot.packet.l4.len().max(1));
             shot.packet.l4.truncate(keep);
         }
-        let long = shot.packet.l4.len() > 16;
+        // SCTP's checksum is of the whole datagram: a fragment cannot be given another port.
+        let whole = match shot.packet.proto {
+            proto::SCTP => !self.places.is_plain(),
+            // Linux forwards the first fragment of what looks like an IPv6 header cut short by itself.
+            AH => !shot.packet.src.is_ipv4(),
+            _ => false,
+        };
+        let long = shot.packet.l4.len() > 16 && !whole;
         let frames = if long && dice.permille(15) {
             self.fragment_id += 1;
             let id = self.fragment_id;

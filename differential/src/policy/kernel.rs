@@ -118,7 +118,15 @@ impl Policy {
         s += "  icmp type { time-exceeded, parameter-problem } accept\n";
         s += "  icmpv6 type { packet-too-big, time-exceeded, parameter-problem } accept\n";
         s += "  icmpv6 type destination-unreachable icmpv6 code != 4 accept\n }\n";
-        s += " chain translate_destination { type nat hook prerouting priority dstnat;\n";
+        if !self.nat.is_empty() {
+            self.nft_nat(&mut s);
+        }
+        s + "}\n"
+    }
+
+    /// Translation; where there are no rules for it, nothing of the kernel's is there.
+    fn nft_nat(&self, s: &mut String) {
+        *s += " chain translate_destination { type nat hook prerouting priority dstnat;\n";
         for nat in &self.nat {
             if let Nat::Dnat { proto, address, port, to_address, to_port } = nat {
                 let (ip, to) = match (address.contains("::"), to_port) {
@@ -133,7 +141,7 @@ impl Policy {
                 _ = writeln!(s, "  iifname wan {ip} daddr {address} {l4} dnat {ip} to {to}");
             }
         }
-        s += " }\n chain translate_source { type nat hook postrouting priority srcnat;\n";
+        *s += " }\n chain translate_source { type nat hook postrouting priority srcnat;\n";
         for nat in &self.nat {
             match nat {
                 Nat::Masquerade(m) => _ = writeln!(s, "  iifname lan oifname wan {} masquerade", nft_matches(m)),
@@ -145,7 +153,7 @@ impl Policy {
                 Nat::Dnat { .. } => {}
             }
         }
-        s + " }\n}\n"
+        *s += " }\n";
     }
 
     /// A filter rule; a timeout policy needs one of its own for each protocol.
