@@ -347,10 +347,10 @@ fn what_conntrack_leaves_out_has_its_default() {
 fn helpers_are_assigned_by_rule() {
     let spec = conntrack(
         "helpers: [{helper: ftp, proto: tcp, dport: [21, 2121], from: lan, to: wan, state: new}, \
-         {helper: tftp, proto: udp, destination: 10.0.0.0/8}, {helper: pptp, proto: tcp, dport: 1723}]",
+         {helper: tftp, proto: udp, destination: 10.0.0.0/8}]",
     );
     let kinds: Vec<_> = spec.helpers.iter().map(|h| h.kind).collect();
-    assert_eq!(kinds, [HelperKind::Ftp, HelperKind::Tftp, HelperKind::Pptp]);
+    assert_eq!(kinds, [HelperKind::Ftp, HelperKind::Tftp]);
     let ftp = &spec.helpers[0].matches;
     assert_eq!((&ftp.proto, &ftp.dport), (&vec![6], &vec![21..=21, 2121..=2121]));
     assert_eq!((&ftp.from, &ftp.to, &ftp.state), (&vec![ZoneId(1)], &vec![ZoneId(2)], &vec![CtState::New]));

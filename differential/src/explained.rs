@@ -1,5 +1,7 @@
 //! Differences that are meant: docs/LINUX.md says why, a scenario shows each.
 
+use dataplane::api::Tuple;
+
 use crate::compare::{Difference, Kind};
 use crate::frame::{ETH, Ip, Side, be16, proto};
 use crate::observe::{Class, Exit, Observation};
@@ -20,6 +22,8 @@ pub struct Context<'a> {
     pub reference: &'a Observation,
     /// What Sluice made of it.
     pub subject: &'a Observation,
+    /// Whether an INVALID packet of the flow came before there was a connection.
+    pub spoilt: bool,
     /// Why Sluice does not take the datagram that this is a fragment of.
     pub datagram: Option<&'static str>,
 }
@@ -154,6 +158,38 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
+        // Scenario ftp_nat.
+        name: "FTP text behind a gap or in fragments, where addresses are rewritten",
+        is: |c, _| matches!(c.subject.reason, Some("helper_order" | "helper_fragments")),
+    },
+    Explained {
+        // Scenario ftp_dnat.
+        name: "EPRT in which translation changes nothing",
+        is: |c, d| {
+            let text = |b: &[u8]| Some(b.get(usize::from(*b.get(12)? >> 4) * 4..)?.to_vec());
+            let eprt = text(c.l4).filter(|t| t.starts_with(b"EPRT |2|"));
+            let left = c.subject.out.iter().find_map(|(_, frame)| text(Ip::of_frame(frame)?.payload()));
+            d.kind == Kind::Out && eprt.is_some() && eprt == left && !c.policy.nat.is_empty()
+        },
+    },
+    Explained {
+        // Scenario ftp_nat.
+        name: "error about a connection whose sequence numbers are shifted",
+        is: |c, d| {
+            let translated = d.kind == Kind::Out && !c.policy.nat.is_empty() && !c.policy.helpers.is_empty();
+            let made = matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
+            translated && (made || c.quote().is_some()) && c.reference.about.is_some_and(|t| is_ftp(&t))
+        },
+    },
+    Explained {
+        // Scenario ftp_invalid.
+        name: "expectation that an INVALID packet used up",
+        is: |c, _| {
+            let (reference, subject) = (c.reference.class, c.subject.class);
+            c.spoilt && reference == Some(Class::New) && subject == Some(Class::Related) && !c.policy.helpers.is_empty()
+        },
+    },
+    Explained {
         // Scenario wrong_side.
         name: "error that goes back where its packet came from",
         is: |c, d| {
@@ -196,6 +232,11 @@ pub const EXPLAINED: &[Explained] = &[
 /// The name of the explanation of `difference`, if there is one.
 pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static str> {
     EXPLAINED.iter().find(|e| (e.is)(context, difference)).map(|e| e.name)
+}
+
+/// Whether a tuple is that of an FTP control connection.
+const fn is_ftp(t: &Tuple) -> bool {
+    t.proto == proto::TCP && (t.sport == 21 || t.dport == 21)
 }
 
 /// Length of the network header that `quote` begins with.

@@ -322,5 +322,8 @@ fn describe_tcp(b: &[u8]) -> String {
             s += &format!("{byte:02x}");
         }
     }
+    if let Some(line) = b.get(header..).and_then(|text| std::str::from_utf8(text).ok()?.strip_suffix("\r\n")) {
+        s += &format!(" {line:?}");
+    }
     s
 }

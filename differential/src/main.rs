@@ -51,6 +51,9 @@ struct Options {
     /// What is not compared: class, out, conn, state, timeout, counters, mark.
     #[arg(long, value_delimiter = ',')]
     ignore: Vec<String>,
+    /// Writes every packet and what the kernel made of it to this file.
+    #[arg(long)]
+    log: Option<PathBuf>,
     /// Writes down what the kernel made of it, into this directory.
     #[arg(long)]
     record: Option<PathBuf>,
@@ -167,6 +170,10 @@ impl Session {
         let mut kernel = Recorder::new(Kernel::new(policy)?, &self.head);
         let mut run = Run::new(policy, &mut kernel, subjects);
         run.ignore.clone_from(&self.ignore);
+        if let Some(path) = &self.options.log {
+            let file = std::fs::File::options().create(true).append(true).open(path)?;
+            run.log = Some(Box::new(io::BufWriter::new(file)));
+        }
         match traffic {
             Traffic::Scenario(scenario) => run.play(scenario)?,
             Traffic::Seed(seed, packets) => {

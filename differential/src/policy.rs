@@ -136,7 +136,9 @@ impl Policy {
             "snat" => "usual\nnat snat 198.51.100.7",
             "dnat" => {
                 "usual\nrule accept from=wan to=lan state=new\nnat dnat tcp 198.51.100.1:8080 10.0.0.9:80\n\
-                 nat dnat udp 198.51.100.1:5353 10.0.0.9:53\nnat dnat tcp [2001:db8::1]:8080 [fd00:1::9]:80\nnat masquerade"
+                 nat dnat udp 198.51.100.1:5353 10.0.0.9:53\nnat dnat tcp [2001:db8::1]:8080 [fd00:1::9]:80\n\
+                 nat dnat tcp 198.51.100.1:21 10.0.0.9:21\nnat dnat udp 198.51.100.1:69 10.0.0.9:69\n\
+                 nat dnat tcp [2001:db8::1]:21 [fd00:1::9]:21\nnat masquerade"
             }
             _ => return None,
         })

@@ -5,17 +5,60 @@
 //! systems show a connection with the same original tuple. *Limits*: as many entries as flows whose ports differ.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use dataplane::api::Tuple;
 
 use crate::frame::{ETH, Ip, be16, be32, proto};
 use crate::observe::{ConnState, Exit, Observation};
 
+/// Tuples of replies and what the other system has in their place.
+#[derive(Debug, Default)]
+struct OneWay {
+    exact: HashMap<Tuple, Tuple>,
+    /// Of TFTP requests: who answers and to whom; the answer's own port may be any.
+    answers: HashMap<(IpAddr, IpAddr, u16), u16>,
+}
+
+impl OneWay {
+    fn insert(&mut self, from: Tuple, to: Tuple) {
+        self.exact.insert(from, to);
+        if from.proto == proto::UDP && from.sport == TFTP {
+            self.answers.insert((from.src, from.dst, from.dport), to.dport);
+        }
+    }
+
+    fn remove(&mut self, t: &Tuple) -> Option<Tuple> {
+        self.answers.remove(&(t.src, t.dst, t.dport));
+        self.exact.remove(t)
+    }
+
+    /// The tuple of a reply, or of what a reply answers, with the other system's port.
+    fn mapped(&self, t: &Tuple) -> Option<Tuple> {
+        self.reply(t).or_else(|| self.reply(&t.inverse()).map(|t| t.inverse()))
+    }
+
+    fn reply(&self, t: &Tuple) -> Option<Tuple> {
+        let answer = || {
+            let port = *self.answers.get(&(t.src, t.dst, t.dport)).filter(|_| t.proto == proto::UDP)?;
+            Some(with_chosen(*t, port))
+        };
+        self.exact.get(t).copied().or_else(answer)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty()
+    }
+}
+
+/// The port of TFTP requests.
+const TFTP: u16 = 69;
+
 /// A bijection between the reference's reply tuples and the subject's.
 #[derive(Debug, Default)]
 pub struct PortMap {
-    to_subject: HashMap<Tuple, Tuple>,
-    to_reference: HashMap<Tuple, Tuple>,
+    to_subject: OneWay,
+    to_reference: OneWay,
 }
 
 /// Linux chooses ports among those below 512, those below 1024, and the rest.
@@ -77,14 +120,9 @@ impl PortMap {
         }
     }
 
-    /// The tuple of a reply, or of what a reply answers, with the port that the map gives it.
-    fn mapped(map: &HashMap<Tuple, Tuple>, t: &Tuple) -> Option<Tuple> {
-        map.get(t).copied().or_else(|| map.get(&t.inverse()).map(Tuple::inverse))
-    }
-
     /// The subject's tuple for one of the reference's.
     pub fn tuple(&self, t: &Tuple) -> Tuple {
-        Self::mapped(&self.to_subject, t).unwrap_or(*t)
+        self.to_subject.mapped(t).unwrap_or(*t)
     }
 
     /// `frame` as it is sent to the subject.
@@ -105,13 +143,15 @@ impl PortMap {
         seen
     }
 
-    /// A connection that the subject showed, with the reference's port.
+    /// A connection that the subject showed, with the reference's ports.
     pub fn inward_conn(&self, mut conn: ConnState) -> ConnState {
-        conn.reply = self.to_reference.get(&conn.reply).copied().unwrap_or(conn.reply);
+        for t in [&mut conn.original, &mut conn.reply] {
+            *t = self.to_reference.mapped(t).unwrap_or(*t);
+        }
         conn
     }
 
-    fn rewrite(map: &HashMap<Tuple, Tuple>, bytes: &[u8], l2: usize) -> Vec<u8> {
+    fn rewrite(map: &OneWay, bytes: &[u8], l2: usize) -> Vec<u8> {
         let mut b = bytes.to_vec();
         if map.is_empty() {
             return b;
@@ -125,7 +165,7 @@ impl PortMap {
             },
             None => (l4, p),
         };
-        let Some((old, new)) = inner.tuple().and_then(|t| Some((t, Self::mapped(map, &t)?))) else { return b };
+        let Some((old, new)) = inner.tuple().and_then(|t| Some((t, map.mapped(&t)?))) else { return b };
         let mut delta = 0;
         if inner.is_icmp() {
             delta += put(&mut b, at + 4, new.sport);

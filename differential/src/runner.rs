@@ -137,6 +137,10 @@ pub struct Run<'a> {
     pub ask_all: bool,
     /// What is not compared.
     pub ignore: Vec<Kind>,
+    /// Where every packet is written down.
+    pub log: Option<Box<dyn io::Write>>,
+    /// Flows of which an INVALID packet came before there was a connection.
+    spoilt: HashSet<usize>,
     /// What it has counted.
     pub totals: Totals,
     /// Reports of differences.
@@ -157,6 +161,8 @@ impl<'a> Run<'a> {
             pieces: HashMap::new(),
             ask_all: false,
             ignore: Vec::new(),
+            log: None,
+            spoilt: HashSet::new(),
             totals: Totals::default(),
             reports: Vec::new(),
         }
@@ -203,6 +209,7 @@ impl<'a> Run<'a> {
                 l4: &l4,
                 reference: &seen,
                 subject: &other,
+                spoilt: self.spoilt.contains(&flow),
                 datagram: datagram(frame).and_then(|d| subject.datagrams.get(&d).copied()),
             };
             let mut left = Vec::new();
@@ -254,6 +261,11 @@ impl<'a> Run<'a> {
         }
         if let Some(c) = &seen.conn {
             lines[0] += &format!(" {c}");
+        } else if seen.class == Some(Class::Invalid) {
+            self.spoilt.insert(flow);
+        }
+        if let Some(log) = &mut self.log {
+            writeln!(log, "{}", lines[0])?;
         }
         let history = self.history.entry(flow).or_default();
         history.extend(lines);

@@ -150,20 +150,17 @@ pub enum HelperKind {
     Ftp,
     /// RFC 1350.
     Tftp,
-    /// RFC 2637: calls over GRE.
-    Pptp,
 }
 
 impl HelperKind {
     /// All helpers.
-    pub const ALL: [Self; 3] = [Self::Ftp, Self::Tftp, Self::Pptp];
+    pub const ALL: [Self; 2] = [Self::Ftp, Self::Tftp];
 
     /// Its name in the YAML and in dumps.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ftp => "ftp",
             Self::Tftp => "tftp",
-            Self::Pptp => "pptp",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Helpers: what reads the connections that announce others (FTP's and PPTP's control connections, TFTP's requests).
+//! Helpers: what reads the connections that announce others (FTP's control connections, TFTP's requests).
 //!
 //! The protocols' text is read and written in [`ftp`] and [`tftp`]; [`seqadj`] keeps sequence numbers right where that
 //! changes lengths. [`Helpers`] holds what a helper knows of each of its connections, beside the connection table: few
@@ -29,7 +29,7 @@ impl HelperKind {
     /// The protocol of the connections that it can watch; nftables refuses others, too.
     pub const fn proto(self) -> u8 {
         match self {
-            Self::Ftp | Self::Pptp => proto::TCP,
+            Self::Ftp => proto::TCP,
             Self::Tftp => proto::UDP,
         }
     }
@@ -205,6 +205,6 @@ mod tests {
         h.remove(ConnId(7));
         h.remove(ConnId(7));
         assert!(h.find(ConnId(7)).is_none() && h.count() == 1);
-        assert!(h.add(ConnId(8), HelperKind::Pptp) && h.count() == 2);
+        assert!(h.add(ConnId(8), HelperKind::Tftp) && h.count() == 2);
     }
 }

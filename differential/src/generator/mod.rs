@@ -9,16 +9,20 @@
 
 mod datagram;
 pub mod dice;
+mod ftp;
 mod sctp;
 mod tcp;
+mod tftp;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use datagram::DatagramFlow;
 use dice::Dice;
+use ftp::FtpFlow;
 use sctp::SctpFlow;
 use tcp::TcpFlow;
+use tftp::TftpFlow;
 
 use crate::frame::{ETH, Ip, Side, proto, to_router};
 use crate::observe::{Exit, Observation};
@@ -41,12 +45,14 @@ pub struct Shot {
     pub side: Side,
     /// What.
     pub packet: Packet,
+    /// Whether it arrives as it was sent.
+    pub intact: bool,
 }
 
 impl Shot {
     /// A packet of a station on `side`.
     pub const fn new(side: Side, packet: Packet) -> Self {
-        Self { side, packet }
+        Self { side, packet, intact: false }
     }
 }
 
@@ -69,6 +75,8 @@ type End = (IpAddr, u16);
 pub struct Places {
     nat: bool,
     zones: bool,
+    /// Whether connections to them are watched: FTP, TFTP.
+    helpers: [bool; 2],
     /// Forwarded ports: protocol, public end, server.
     dnat: Vec<(u8, End, End)>,
 }
@@ -84,7 +92,8 @@ impl Places {
             }
             _ => None,
         });
-        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], dnat: dnat.collect() }
+        let helpers = ["ftp", "tftp"].map(|name| policy.helpers.iter().any(|h| h.0 == name));
+        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], helpers, dnat: dnat.collect() }
     }
 
     /// Whether nothing is translated.
@@ -94,6 +103,11 @@ impl Places {
 
     /// A client, a server, and the server as the client knows it.
     fn pair(&self, p: u8, dice: &mut Dice) -> (Host, Host, End) {
+        self.pair_to(p, None, dice)
+    }
+
+    /// The same, of a server on that port if one is given.
+    fn pair_to(&self, p: u8, on: Option<u16>, dice: &mut Dice) -> (Host, Host, End) {
         let v4 = dice.percent(70);
         let text = |s: String| s.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
         let inside =
@@ -110,8 +124,8 @@ impl Places {
             _ => dice.within(1024..=65535),
         };
         let port = u16::try_from(port).unwrap_or(1);
-        let service = dice.of(&[80, 443, 53, 8080, 22, 40000]);
-        let forwarded: Vec<_> = self.dnat.iter().filter(|d| d.0 == p).collect();
+        let service = on.unwrap_or(dice.of(&[80, 443, 53, 8080, 22, 40000]));
+        let forwarded: Vec<_> = self.dnat.iter().filter(|d| d.0 == p && on.is_none_or(|port| d.1.1 == port)).collect();
         if !forwarded.is_empty() && dice.percent(50) {
             let &&(_, public, server) = &forwarded[dice.below(forwarded.len())];
             let v4 = public.0.is_ipv4();
@@ -171,6 +185,8 @@ impl Generator {
             self.pending = Pending::default();
             while self.flows.len() < FLOWS {
                 let flow: Box<dyn Flow> = match self.dice.below(10) {
+                    5 if self.places.helpers[0] => Box::new(FtpFlow::new(&self.places, &mut self.dice)),
+                    9 if self.places.helpers[1] => Box::new(TftpFlow::new(&self.places, &mut self.dice)),
                     0..6 => Box::new(TcpFlow::new(&self.places, &mut self.dice)),
                     6 if self.dice.percent(40) => Box::new(SctpFlow::new(&self.places, &mut self.dice)),
                     _ => Box::new(DatagramFlow::new(&self.places, &mut self.dice)),
@@ -215,6 +231,11 @@ impl Generator {
         shot.packet.id = dice.short();
         shot.packet.df = dice.percent(40);
         let mut side = shot.side;
+        if shot.intact {
+            let frames = VecDeque::from([(side, to_router(side, &shot.packet.ip()))]);
+            self.pending = Pending { frames, flow, seen: Observation::default() };
+            return;
+        }
         if dice.permille(8) {
             shot.packet.break_checksum();
         }

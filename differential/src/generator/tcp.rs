@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::dice::Dice;
-use super::{Flow, Places, Shot};
+use super::{Flow, Host, Places, Shot};
 use crate::frame::{Ip, Side, be16, be32, proto};
 use crate::observe::{Exit, Observation};
 use crate::packet::flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
@@ -357,11 +357,10 @@ impl TcpFlow {
     /// A connection that `places` allows.
     pub fn new(places: &Places, dice: &mut Dice) -> Self {
         let (client, server, public) = places.pair(proto::TCP, dice);
-        let mut a = End::new(client.0, (client.1, client.2), Some(public), dice);
-        let mut b = End::new(server.0, (server.1, server.2), None, dice);
-        b.state = State::Listen;
+        let mut flow = Self::between(client, server, public, dice);
         if dice.percent(8) && places.is_plain() {
             // In mid-stream: the firewall has not seen how it began.
+            let [a, b] = &mut flow.ends;
             b.peer = Some(a.own);
             (a.received, b.received) = (b.next, a.next);
             (a.state, b.state) = (State::Open, State::Open);
@@ -369,13 +368,16 @@ impl TcpFlow {
             (a.peer_scale, b.peer_scale) = (b.scale, a.scale);
             (a.allowed, b.allowed) = (b.window, a.window);
         }
-        Self {
-            ends: [a, b],
-            queues: Default::default(),
-            past: Vec::new(),
-            budget: dice.of(&[4, 8, 15, 30, 60, 120]),
-            under_way: 0,
-        }
+        flow.budget = dice.of(&[4, 8, 15, 30, 60, 120]);
+        flow
+    }
+
+    /// A connection that `client` opens to `public`, which leads to `server` if anywhere.
+    pub fn between(client: Host, server: Host, public: super::End, dice: &mut Dice) -> Self {
+        let a = End::new(client.0, (client.1, client.2), Some(public), dice);
+        let mut b = End::new(server.0, (server.1, server.2), None, dice);
+        b.state = State::Listen;
+        Self { ends: [a, b], queues: Default::default(), past: Vec::new(), budget: 30, under_way: 0 }
     }
 
     fn packet(&self, end: usize, s: &Segment) -> Option<Packet> {
