@@ -270,6 +270,8 @@ pub struct Packet {
     pub wire_len: u32,
     /// Keyed hash of its tuple in this worker's table.
     pub hash: u64,
+    /// Its destination is translated, and its connection is not confirmed yet.
+    pub dnat: bool,
     /// A signpost has led it astray: its home must not follow that again.
     pub stale: bool,
     /// Its class, once tracking has seen it.
@@ -299,6 +301,7 @@ impl Packet {
             l4_len: (ip.len - ip.l4) as u16,
             wire_len: ip.len as u32,
             hash: 0,
+            dnat: false,
             stale: false,
             state: CtState::Invalid,
             direction: Direction::Original,

@@ -190,6 +190,37 @@ fn a_quoted_headers_version_and_checksum_are_not_looked_at() {
     });
 }
 
+// ---- Made by the gateway --------------------------------------------------------------------------------------------
+
+/// ```text
+///   10.0.0.0/24 leaves as 198.51.100.7; 198.51.100.8:8080 is 10.0.0.9:80
+/// ```
+#[test]
+fn an_error_about_a_packet_to_a_translated_address_comes_from_that_address() {
+    let mut spec = usual();
+    dnat(&mut spec, 8080, WEB, Some(80));
+    spec.nat[0].matches.destination = Some(only("198.51.100.8/32"));
+    spec.nat.push(NatRuleSpec { kind: NatKind::Snat { to_address: ip("198.51.100.7") }, ..masquerade() });
+    everywhere(spec, |lab| {
+        for port in 5000..5003 {
+            let dying = udp(SERVER, port, "198.51.100.8", 8080, b"question").ttl(1);
+            let error = lab.refuses_with_error(WAN, &dying, DropReason::TtlExpired);
+            assert_eq!(error.flow(), "198.51.100.8 > 203.0.113.5 icmp 11/0 id 0", "before there is a connection");
+            lab.passes(WAN, &udp(SERVER, port, "198.51.100.8", 8080, b"question"), LAN);
+            let error = lab.refuses_with_error(WAN, &dying, DropReason::TtlExpired);
+            assert_eq!(error.flow(), "198.51.100.8 > 203.0.113.5 icmp 11/0 id 0");
+            let out = lab.passes(LAN, &udp(HOST, port, SERVER, 53, b"question"), WAN);
+            let dying = udp(SERVER, 53, "198.51.100.7", out.sport, b"answer").ttl(1);
+            let error = lab.refuses_with_error(WAN, &dying, DropReason::TtlExpired);
+            assert_eq!(error.flow(), "198.51.100.7 > 203.0.113.5 icmp 11/0 id 0");
+            // Who sends through a translation sees the gateway's own address.
+            let dying = udp(HOST, port, SERVER, 53, b"question").ttl(1);
+            let error = lab.refuses_with_error(LAN, &dying, DropReason::TtlExpired);
+            assert_eq!(error.flow(), "10.0.0.1 > 10.0.0.2 icmp 11/0 id 0");
+        }
+    });
+}
+
 // ---- Redirects ------------------------------------------------------------------------------------------------------
 
 #[test]

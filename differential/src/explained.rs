@@ -206,12 +206,11 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
-        // Scenario icmpv6_error.
-        name: "no error about an ICMP message that is INVALID",
+        // Scenario icmpv6_redirect.
+        name: "no error about a redirect",
         is: |c, d| {
             let silent = c.subject.out.is_empty() && matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
-            let icmp = c.ip().is_some_and(|p| p.is_icmp());
-            d.kind == Kind::Out && silent && icmp && c.subject.class == Some(Class::Invalid)
+            d.kind == Kind::Out && silent && c.is(proto::ICMPV6) && c.l4.first() == Some(&137)
         },
     },
     Explained {

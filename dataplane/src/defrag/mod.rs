@@ -347,7 +347,7 @@ fn cuts_header(p: &Packet) -> bool {
         proto::TCP => tcp::TCP_HEADER,
         proto::UDP => l4::UDP_HEADER,
         proto::ICMPV6 => icmp::HEADER,
-        _ => 0,
+        _ => 1,
     };
     usize::from(p.end.saturating_sub(p.l4)) < needed
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use crate::api::stats::IcmpErrorKind;
 use crate::conntrack::tuple::proto;
+use crate::drop::DropReason;
 use crate::packet::{L4, Packet};
 use crate::parse::{checksum, ether, icmp, ipv4, ipv6};
 use crate::time::Nanos;
@@ -82,8 +83,9 @@ pub fn may_answer(p: &Packet) -> bool {
     };
     let about_error = match p.kind {
         L4::IcmpError(_) => true,
-        // An unknown ICMP type may be an error that we do not know (RFC 1122 section 3.2.2).
-        L4::Invalid(_) => matches!(p.tuple.proto, proto::ICMP | proto::ICMPV6),
+        L4::Invalid(reason) if p.tuple.is_icmp() => {
+            reason == DropReason::InvalidLength || icmp::may_be_error(p.tuple.is_ipv4(), p.tuple.icmp_type())
+        }
         _ => false,
     };
     single && !about_error && !p.group && !p.tuple.dst.is_multicast() && p.fragment.is_none_or(|f| f.offset == 0)

@@ -467,6 +467,7 @@ impl Path {
             nat::dnat(&mut u, rule);
         }
         let target = u.reply.inverse();
+        p.dnat = target.dst != p.tuple.dst;
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let zone = if u.expected { u.reply.ct_zone } else { 0 };
         let hop = match self.route_into(zone, p, p.in_port, p.tuple.src, target.dst) {
@@ -567,6 +568,9 @@ impl Path {
     /// stands for the other end, where that is translated for whom the error is for. So has Linux, whose errors pass
     /// through translation as any other (`nf_nat_icmp_reply_translation`).
     pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
+        if p.dnat {
+            return Some(p.tuple.dst);
+        }
         let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
         let stands = self.conntrack.tuple(id, p.direction).dst;
         let is = self.conntrack.tuple(id, p.direction.opposite()).src;

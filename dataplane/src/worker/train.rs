@@ -29,11 +29,26 @@ impl<I: Io> Worker<I> {
             Arrived::Whole => self.whole(now),
             Arrived::Invalid => {
                 if let Some(Piece { buf, mut packet, .. }) = self.train.pop() {
-                    packet.kind = L4::Invalid(DropReason::FragmentInvalid);
+                    self.alone(buf.bytes(), &mut packet);
                     self.enqueue(buf, packet);
                     self.process(false, now);
                 }
             }
+        }
+    }
+
+    /// Tracking sees an unfit IPv6 fragment by itself. Where what it has of its datagram does not make it INVALID, as with a
+    /// protocol that nobody looks into, it goes on.
+    fn alone(&self, bytes: &[u8], packet: &mut Packet) {
+        let payload = bytes.get(usize::from(packet.l4)..usize::from(packet.end)).unwrap_or_default();
+        let verify = self.path.policy.spec().conntrack.checksum;
+        let (kind, sport, dport) = parse_l4(packet, payload, &[], verify);
+        let first = packet.fragment.is_some_and(|f| f.offset == 0);
+        if !first || matches!(kind, L4::Invalid(_)) {
+            packet.kind = L4::Invalid(DropReason::FragmentInvalid);
+        } else {
+            packet.kind = kind;
+            (packet.tuple.sport, packet.tuple.dport) = (sport, dport);
         }
     }
 
@@ -144,10 +159,8 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
     let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
     let wire_len = train.iter().map(|p| p.packet.ip_len).max().unwrap_or(0);
     let tuple = first.packet.tuple;
-    let (src, dst, proto, ttl) = (tuple.src, tuple.dst, tuple.proto, first.packet.ttl);
-    let verify = verify && !first.packet.in_port.is_twin();
-    let (kind, sport, dport) = l4::parse(&l4::Payload { head, rest: &rest, total, src, dst, proto, ttl, verify });
-    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(proto, head) {
+    let (kind, sport, dport) = parse_l4(&first.packet, head, &rest, verify);
+    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(tuple.proto, head) {
         return Err(DropReason::FragmentInvalid);
     }
     let mut packet = first.packet;
@@ -162,6 +175,15 @@ fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropRe
     }
     packet.wire_len = wire_len;
     Ok(packet)
+}
+
+/// Parses what a packet's fragments carry: `head`, and `rest` behind it.
+fn parse_l4(packet: &Packet, head: &[u8], rest: &[&[u8]], verify: bool) -> (L4, u16, u16) {
+    let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
+    let verify = verify && !packet.in_port.is_twin();
+    let (tuple, ttl) = (&packet.tuple, packet.ttl);
+    let (src, dst, proto) = (tuple.src, tuple.dst, tuple.proto);
+    l4::parse(&l4::Payload { head, rest, total, src, dst, proto, ttl, verify })
 }
 
 /// Whether the transport header does not end within the first fragment, whose payload is `b`.
