@@ -2,7 +2,8 @@
 //! it says is read with the reference's.
 //!
 //! A port belongs to a reply tuple, since one external port serves many destinations. *Life-cycle*: learnt when both
-//! systems show a connection with the same original tuple. *Limits*: as many entries as flows whose ports differ.
+//! systems show a connection with the same original tuple, forgotten when neither has it any more. *Limits*: as many entries
+//! as flows whose ports differ.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -117,6 +118,13 @@ impl PortMap {
         if r != s && (r.is_icmp() || class(chosen(&r)) == class(chosen(&s)) || !kept) {
             self.to_subject.insert(r, s);
             self.to_reference.insert(s, r);
+        }
+    }
+
+    /// Neither system has a connection any more whose reply tuple is the reference's `reply`: another one may come.
+    pub fn forget(&mut self, reply: &Tuple) {
+        if let Some(other) = self.to_subject.remove(reply) {
+            self.to_reference.remove(&other);
         }
     }
 

@@ -61,6 +61,9 @@ impl Subject {
             if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
                 self.ports.learn(a, b);
             }
+            if seen.conn.is_none() && raw.conn.is_none() {
+                self.ports.forget(t);
+            }
             other = self.ports.inward(raw);
         }
         let datagram = datagram(frame);
