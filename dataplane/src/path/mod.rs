@@ -565,16 +565,18 @@ impl Path {
     }
 
     /// The source of an error that the gateway itself makes about a packet of a translated connection: the address that
-    /// stands for the other end, where that is translated for whom the error is for. So has Linux, whose errors pass
+    /// stands for the other end, where that or its port is translated for whom the error is for. So has Linux, whose errors pass
     /// through translation as any other (`nf_nat_icmp_reply_translation`).
     pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
         if p.dnat {
             return Some(p.tuple.dst);
         }
         let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
-        let stands = self.conntrack.tuple(id, p.direction).dst;
-        let is = self.conntrack.tuple(id, p.direction.opposite()).src;
-        (stands != is).then_some(stands)
+        let stands = self.conntrack.tuple(id, p.direction).inverse();
+        let is = self.conntrack.tuple(id, p.direction.opposite());
+        // The identifier of an ICMP query is its source's.
+        let port = stands.sport != is.sport && (!stands.is_icmp() || p.direction == Direction::Reply);
+        (stands.src != is.src || port).then_some(stands.src)
     }
 
     /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
