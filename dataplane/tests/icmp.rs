@@ -441,9 +441,11 @@ fn no_error_is_sent_about_an_error_or_to_more_than_one_host() {
         lab.refuses(LAN, &icmp(HOST6, SERVER6, 137, 0, [0; 4], &[0; 40]).ttl(1), DropReason::TtlExpired);
         lab.moved(&["class invalid original +1", "drop ttl_expired +1"]);
         // INVALID is no error by itself: an answer that nobody asked for, a type that starts nothing.
-        for p in
-            [pong(HOST, SERVER, 7, 1), icmp(HOST, SERVER, 9, 0, [0; 4], b""), icmp(HOST6, SERVER6, 200, 0, [0; 4], b"")]
-        {
+        for p in [
+            pong(HOST, SERVER, 7, 1),
+            icmp(HOST, SERVER, 14, 0, [0; 4], b""),
+            icmp(HOST6, SERVER6, 200, 0, [0; 4], b""),
+        ] {
             lab.refuses_with_error(LAN, &p.ttl(1), DropReason::TtlExpired);
             lab.moved(&["class invalid original +1", "drop ttl_expired +1", "icmp time_exceeded +1"]);
         }

@@ -36,8 +36,6 @@ pub mod v4 {
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem.
     pub const PARAMETER: u8 = 12;
-    /// The last type that hosts know: address mask reply.
-    pub const LAST: u8 = 18;
     /// Queries and their answers: echo, timestamp, information, address mask.
     pub const QUERIES: [u8; 8] = [ECHO_REPLY, ECHO, 13, 14, 15, 16, 17, 18];
 }
@@ -110,15 +108,10 @@ pub fn parse_v6(p: &Payload<'_>) -> (L4, u16, u16) {
     }
 }
 
-/// Whether a message of this type is an error, or may be one that we do not know (RFC 1122 section 3.2.2). Redirects count
-/// as errors (RFC 4443 section 2.4 (e.2)).
-pub const fn may_be_error(is_v4: bool, kind: u8) -> bool {
-    if is_v4 {
-        kind > v4::LAST
-            || matches!(kind, v4::UNREACHABLE | v4::SOURCE_QUENCH..=v4::REDIRECT | v4::TIME_EXCEEDED..=v4::PARAMETER)
-    } else {
-        kind < v6::ECHO || kind == v6::REDIRECT
-    }
+/// Whether a message of this type is an error, or may be one that we do not know (RFC 1122 section 3.2.2): of IPv4, all but
+/// queries and their answers. Redirects count as errors (RFC 4443 section 2.4 (e.2)).
+pub fn may_be_error(is_v4: bool, kind: u8) -> bool {
+    if is_v4 { !v4::QUERIES.contains(&kind) } else { kind < v6::ECHO || kind == v6::REDIRECT }
 }
 
 /// Whether an ICMP message with this tuple is a redirect.
