@@ -268,6 +268,32 @@ fn a_late_segment_is_read_when_it_comes() {
     });
 }
 
+/// A sender may send again more than was missing, in segments cut otherwise than before.
+#[test]
+fn a_retransmission_that_fills_a_gap_is_read_to_its_end() {
+    everywhere(strict(), |lab| {
+        for cuts in [vec![], vec![9], vec![4, 30], vec![30]] {
+            let mut s = logged_in(lab);
+            let start = s.client.next;
+            let all = format!("NOOP 123\r\nRETR x\r\n{PORT}");
+            // The first line is lost; the next one comes.
+            s.client.next = start.wrapping_add(all.len() as u32);
+            s.sends(lab, Side::Client, start.wrapping_add(10), "RETR x\r\n");
+            let mut from = 0;
+            for to in cuts.into_iter().chain([all.len()]) {
+                s.sends(lab, Side::Client, start.wrapping_add(from as u32), &all[from..to]);
+                from = to;
+            }
+            assert_eq!(lab.expectations().len(), 1);
+            data(lab, &mut s, Side::Client, (HOST, 5001), 5001, 20);
+            // And what follows is in step.
+            s.says(lab, Side::Client, &format!("PORT {}\r\n", comma(HOST, 5002)));
+            assert_eq!(lab.expectations().len(), 1);
+            lab.flush(Default::default());
+        }
+    });
+}
+
 #[test]
 fn more_than_is_remembered_waits_for_acknowledgements() {
     everywhere(masqueraded(), |lab| {

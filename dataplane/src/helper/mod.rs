@@ -47,6 +47,8 @@ pub struct Hole {
 /// One direction of an FTP control connection.
 #[derive(Clone, Debug)]
 pub struct FtpSide {
+    /// Sequence number of its SYN, where that was seen.
+    pub begin: Option<u32>,
     /// Sequence number that comes next; `None` before the first payload.
     pub next: Option<u32>,
     /// What was read up to there.
@@ -61,12 +63,14 @@ pub struct FtpSide {
 
 impl FtpSide {
     fn new(replies: bool) -> Self {
-        Self { next: None, parser: Parser::new(replies), hole: None, stream: Stream::default(), window: None }
+        let stream = Stream::default();
+        Self { begin: None, next: None, parser: Parser::new(replies), hole: None, stream, window: None }
     }
 
     /// Another connection has taken over the tuple, and this side begins at `seq`.
     fn restart(&mut self, seq: u32) {
         self.stream.restart(seq);
+        self.begin = Some(seq);
         (self.next, self.hole, self.window) = (None, None, None);
         self.parser.lose();
     }
@@ -87,15 +91,19 @@ pub struct Helped {
 }
 
 impl Helped {
-    /// A handshake has begun again: its SYN/ACK of this direction has `seq` and acknowledges the other side's first number.
+    /// A handshake has begun, and maybe another connection has taken over: its SYN/ACK of this direction has `seq` and
+    /// acknowledges the other side's first number. One that comes again changes nothing.
     pub fn restart(&mut self, direction: Direction, seq: u32, ack: u32) {
         let [original, reply] = &mut self.ftp;
         let (own, other) = match direction {
             Direction::Original => (original, reply),
             Direction::Reply => (reply, original),
         };
-        own.restart(seq);
-        other.restart(other.stream.back(ack).wrapping_sub(1));
+        let acked = other.stream.back(ack).wrapping_sub(1);
+        if own.begin != Some(seq) || other.begin != Some(acked) {
+            own.restart(seq);
+            other.restart(acked);
+        }
     }
 }
 

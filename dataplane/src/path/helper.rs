@@ -163,10 +163,15 @@ impl Path {
             }
             side.hole = Some(Hole { seq: next, parser: side.parser.clone() });
             side.parser.lose();
-        } else if let Some(hole) = side.hole.take_if(|h| h.seq == seq && before(seq, next)) {
-            let parser = std::mem::replace(&mut side.parser, hole.parser);
+        } else if let Some(mut hole) = side.hole.take_if(|h| h.seq == seq && before(seq, next)) {
+            std::mem::swap(&mut side.parser, &mut hole.parser);
             self.read_on(who, side, seq, payload, now)?;
-            side.parser = parser;
+            if before(end, next) {
+                std::mem::swap(&mut side.parser, &mut hole.parser);
+                side.hole = Some(Hole { seq: end, ..hole });
+            } else {
+                side.next = Some(end);
+            }
             return Ok(());
         }
         let old = ahead(seq, next);
