@@ -432,6 +432,32 @@ fn a_checksum_that_came_in_wrong_goes_out_wrong() {
     assert!(transport_ok(src, dst, 6, &l4), "wrong by as much as before");
 }
 
+/// Who gets an error must know the segment again: RFC 5927 section 4.1 has it compare the number.
+#[test]
+fn errors_quote_the_numbers_that_their_segments_were_sent_with() {
+    everywhere(both(), |lab| {
+        let mut s = Session::login(lab, WAN, (FAR, 4000), LAN, (GATEWAY, 21));
+        s.says(lab, Side::Client, &format!("PORT {}\r\n", comma(FAR, 5000)));
+        s.says(lab, Side::Server, &format!("227 ({}).\r\n", comma(INSIDE, 6000)));
+        for side in [Side::Client, Side::Server] {
+            let text = "200 NOOP\r\n";
+            let end = s.end(side).clone();
+            let sent = end.segment(ACK | PSH, end.next, end.waits, text.as_bytes());
+            s.end(side).next = end.next.wrapping_add(text.len() as u32);
+            let seen = s.raw(lab, side, &sent).pop().expect("the segment");
+            let (seq, ack, _) = seen.tcp();
+            assert_ne!((seq, ack), (end.next, end.waits), "both are shifted");
+            let receiver = s.other(side).clone();
+            for quote in [28, 32, 34, 40, seen.ip.len()] {
+                let error = icmp(&receiver.address, &receiver.peer.0, 3, 1, [0; 4], &seen.ip[..quote]);
+                let error = lab.passes(receiver.link, &error, end.link);
+                error.assert_quotes(&sent);
+                error.quoted();
+            }
+        }
+    });
+}
+
 // ---- Lengths --------------------------------------------------------------------------------------------------------
 
 /// A segment as large as the link takes, which the rewritten text makes four bytes larger.

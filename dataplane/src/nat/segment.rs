@@ -8,8 +8,9 @@ use super::rewrite::put16;
 use crate::conntrack::tcp::{ACK, URG};
 use crate::helper::seqadj::{Splice, Stream};
 use crate::io::Buf;
-use crate::packet::{L4, Packet};
+use crate::packet::{L4, Packet, Quoted};
 use crate::parse::checksum::{self, Delta};
+use crate::parse::tcp::TCP_HEADER;
 use crate::parse::{be16, be32};
 
 /// Kinds of TCP options: RFC 9293 section 3.1, RFC 2018, RFC 7323.
@@ -74,6 +75,28 @@ pub fn adjust<B: Buf>(buf: &mut B, p: &Packet, own: &Stream, other: &Stream, spl
     let sum = delta.apply(be16(b, l4 + 16));
     put16(b, l4 + 16, sum);
     true
+}
+
+/// Gives the segment that an ICMP error quotes the numbers that its sender knows: `own` is its stream, `other` what it
+/// acknowledged. `p` is the error. What the quote does not reach to stays.
+pub fn adjust_quote(b: &mut [u8], p: &Packet, quoted: &Quoted, own: &Stream, other: &Stream) {
+    let (_, l4, end) = p.span();
+    let Some(quote) = b.get_mut(l4 + usize::from(quoted.at) + usize::from(quoted.l4)..end) else { return };
+    let header = quote.len().min(TCP_HEADER);
+    let Some(quote) = quote.get_mut(..header).filter(|q| q.len() >= 8) else { return };
+    let before = checksum::sum(quote);
+    put32(quote, 4, own.edge(be32(quote, 4), false));
+    // Where the flags are not quoted, an acknowledgement is likely: only first segments have none.
+    if header >= 12 && quote.get(13).is_none_or(|flags| flags & ACK != 0) {
+        put32(quote, 8, other.there(be32(quote, 8)));
+    }
+    if header >= 18 {
+        let sum = Delta::default().replace16(before, checksum::sum(quote)).apply(be16(quote, 16));
+        put16(quote, 16, sum);
+    }
+    // The quote begins at an even offset of the message, so its 16-bit words are the message's.
+    let sum = Delta::default().replace16(before, checksum::sum(quote)).apply(be16(b, l4 + 2));
+    put16(b, l4 + 2, sum);
 }
 
 /// Sets the length of an IP packet; gives the length field before and after, whose difference is that of the pseudo header.

@@ -550,7 +550,11 @@ impl Path {
             Rewrite::None
         };
         let seen = Tuple { dst: target.dst, ..p.tuple };
-        self.uncached(p, &seen, rewrite, from, None, now)
+        let mut outcome = self.uncached(p, &seen, rewrite, from, None, now);
+        if let Outcome::Forward(plan) = &mut outcome {
+            plan.helped = self.conntrack.conn(id).flags.has(Flags::ADJUSTED);
+        }
+        outcome
     }
 
     /// An INVALID packet: counted, reported where that is wanted, and left to the policy.

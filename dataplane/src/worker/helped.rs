@@ -16,7 +16,14 @@ use crate::time::Nanos;
 
 impl<I: Io> Worker<I> {
     /// Shows a packet to its connection's helper, and sends it on as that wants it.
-    pub(super) fn forward_helped(&mut self, buf: I::Buf, packet: &Packet, mut plan: Plan, now: Nanos) {
+    pub(super) fn forward_helped(&mut self, mut buf: I::Buf, packet: &Packet, mut plan: Plan, now: Nanos) {
+        if let (Some(id), L4::IcmpError(Some(quoted))) = (packet.conn, packet.kind) {
+            // What it quotes went the other way, with other numbers than its sender's.
+            if let Some((own, other)) = self.path.helpers.streams(id, packet.direction.opposite()) {
+                segment::adjust_quote(buf.bytes_mut(), packet, &quoted, own, other);
+            }
+            return self.forward(buf, packet, &plan, now);
+        }
         let (window, at) = transport(buf.bytes(), packet);
         let payload = buf.bytes().get(at..usize::from(packet.end)).unwrap_or_default();
         let len = payload.len();
@@ -41,7 +48,6 @@ impl<I: Io> Worker<I> {
             self.acknowledge(buf.bytes(), packet, acknowledge);
         }
         let error = self.unreachable(buf.bytes(), packet, &plan);
-        let mut buf = buf;
         Self::translate(&mut buf, packet, &plan);
         if let Some((own, other)) = self.path.helpers.streams(id, packet.direction)
             && !segment::adjust(&mut buf, packet, own, other, &splices)
@@ -54,6 +60,9 @@ impl<I: Io> Worker<I> {
     /// The same for the datagram in the train: its helper reads one fragment after the other. Where it may have to rewrite
     /// what it reads, the datagram cannot pass: fragments stay as they came.
     pub(super) fn help_train(&mut self, packet: &Packet, now: Nanos) -> Result<(), DropReason> {
+        if matches!(packet.kind, L4::IcmpError(_)) {
+            return Ok(()); // too small to be fragmented
+        }
         if packet.conn.is_some_and(|id| self.path.may_rewrite(id)) {
             return Err(DropReason::HelperFragments);
         }
