@@ -163,6 +163,22 @@ pub const EXPLAINED: &[Explained] = &[
         is: |c, _| matches!(c.subject.reason, Some("helper_order" | "helper_fragments")),
     },
     Explained {
+        // Scenario ftp_partial.
+        name: "FTP command that breaks off at the end of a segment",
+        is: |c, d| {
+            let text = c.l4.get(12).and_then(|o| c.l4.get(usize::from(o >> 4) * 4..)).unwrap_or_default();
+            let begins = |command: &[u8]| {
+                let n = text.len().min(command.len());
+                n > 0 && text[..n].eq_ignore_ascii_case(&command[..n]) && !text.ends_with(b"\n")
+            };
+            let dropped =
+                d.kind == Kind::Out && c.reference.out.is_empty() && c.reference.about.is_some_and(|t| is_ftp(&t));
+            dropped
+                && !c.policy.helpers.is_empty()
+                && [&b"PORT "[..], b"EPRT ", b"227 ", b"229 "].into_iter().any(begins)
+        },
+    },
+    Explained {
         // Scenario ftp_dnat.
         name: "EPRT in which translation changes nothing",
         is: |c, d| {
@@ -203,6 +219,14 @@ pub const EXPLAINED: &[Explained] = &[
             let made = matches!(c.subject.reason, Some("ttl_expired" | "mtu_exceeded"));
             let back = *here == Exit::Link(c.side) && *there == Exit::Link(c.side.other());
             d.kind == Kind::Out && made && back && error(a).is_some() && error(a) == error(b)
+        },
+    },
+    Explained {
+        // Scenario icmp_ttl.
+        name: "no error about an ICMP message that is cut short",
+        is: |c, d| {
+            let silent = c.subject.out.is_empty() && c.subject.reason == Some("ttl_expired");
+            d.kind == Kind::Out && silent && c.ip().is_some_and(|p| p.is_icmp()) && (1..8).contains(&c.l4.len())
         },
     },
     Explained {

@@ -30,8 +30,9 @@ impl OneWay {
     }
 
     fn remove(&mut self, t: &Tuple) -> Option<Tuple> {
+        let other = self.exact.remove(t)?;
         self.answers.remove(&(t.src, t.dst, t.dport));
-        self.exact.remove(t)
+        Some(other)
     }
 
     /// The tuple of a reply, or of what a reply answers, with the other system's port.
