@@ -125,10 +125,14 @@ pub const EXPLAINED: &[Explained] = &[
     },
     Explained {
         // Scenario icmp_error_short.
-        name: "error that quotes less than 8 bytes of a translated packet's transport header",
+        name: "error that quotes less than 8 bytes of a translated packet's transport header, or a header cut short",
         is: |c, d| {
             let dropped = d.kind == Kind::Out && c.reference.out.is_empty() && !c.policy.nat.is_empty();
-            dropped && c.quote().is_some_and(|q| q.len() < 8 + quoted_header(q, c.is_ipv4()))
+            let short = |q: &[u8]| {
+                let header = quoted_header(q, c.is_ipv4());
+                q.len() < 8 + header || c.is_ipv4() && header < 20
+            };
+            dropped && c.quote().is_some_and(short)
         },
     },
     Explained {

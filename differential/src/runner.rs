@@ -61,10 +61,11 @@ impl Subject {
             if let (Some(a), Some(b)) = (&seen.conn, &raw.conn) {
                 self.ports.learn(a, b);
             }
-            if seen.conn.is_none() && raw.conn.is_none() {
+            let gone = seen.conn.is_none() && raw.conn.is_none();
+            other = self.ports.inward(raw);
+            if gone {
                 self.ports.forget(t);
             }
-            other = self.ports.inward(raw);
         }
         let datagram = datagram(frame);
         if let (Some(key), Some(reason)) = (datagram, other.reason.filter(|r| r.starts_with("fragment_"))) {
