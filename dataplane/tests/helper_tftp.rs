@@ -105,13 +105,19 @@ fn only_requests_announce() {
         assert_eq!(lab.expectations(), []);
         lab.passes(LAN, &udp(HOST, 4100, FAR, 69, b"\x00\x01"), WAN);
         assert_eq!(lab.expectations().len(), 1);
-        // A request in fragments is one, too.
-        for f in udp(HOST, 4200, FAR, 69, READ).fragments(16) {
-            lab.arrive(LAN, &addressed(LAN, &f).frame());
+        // A request in fragments is one, too, and where the first of them holds nothing of it.
+        for (n, step) in [16, 8].into_iter().enumerate() {
+            let port = 4200 + n as u16;
+            let fragments = udp(HOST, port, FAR, 69, READ).fragments(step);
+            for f in &fragments {
+                lab.arrive(LAN, &addressed(LAN, f).frame());
+            }
+            lab.run();
+            assert_eq!((lab.collect().len(), lab.expectations().len()), (fragments.len(), n + 2));
         }
-        lab.run();
-        assert_eq!((lab.collect().len(), lab.expectations().len()), (2, 2));
-        lab.passes(WAN, &udp(FAR, 3333, HOST, 4200, DATA), LAN);
+        for port in [4200, 4201] {
+            lab.passes(WAN, &udp(FAR, 3333, HOST, port, DATA), LAN);
+        }
     });
 }
 

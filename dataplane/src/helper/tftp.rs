@@ -3,6 +3,9 @@
 //! *Threads*: any. *Sources*: RFC 1350 section 5; `linux/net/netfilter/nf_conntrack_tftp.c`, which looks at the first two
 //! bytes and no further.
 
+/// Bytes of a datagram that say what it is.
+pub const OPCODE: usize = 2;
+
 /// Whether a datagram is a request to read or to write.
 pub const fn is_request(payload: &[u8]) -> bool {
     matches!(payload, [0, 1 | 2, ..])

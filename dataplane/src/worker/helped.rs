@@ -2,15 +2,19 @@
 //!
 //! *Limits*: [`EDITS`](crate::helper::seqadj::EDITS) changes per segment. *Threads*: the worker's.
 
+use arrayvec::ArrayVec;
+
 use super::Worker;
 use crate::conntrack::tcp::FIN;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::helper::seqadj::Splice;
+use crate::helper::tftp;
 use crate::io::{Buf, Io};
 use crate::nat::segment;
 use crate::packet::{L4, Packet};
 use crate::parse::be16;
+use crate::parse::l4::UDP_HEADER;
 use crate::path::{Acknowledge, Help, Plan};
 use crate::time::Nanos;
 
@@ -70,6 +74,16 @@ impl<I: Io> Worker<I> {
         let mut part = *packet;
         let last = train.len().saturating_sub(1);
         let mut window = 0;
+        if packet.kind == L4::Udp {
+            // What a request is shows in its first bytes, which the first fragment may not hold.
+            let mut head = ArrayVec::<u8, { tftp::OPCODE }>::new();
+            for (n, piece) in train.iter().enumerate() {
+                let at = usize::from(piece.packet.l4) + if n == 0 { UDP_HEADER } else { 0 };
+                let payload = piece.buf.bytes().get(at..usize::from(piece.packet.end)).unwrap_or_default();
+                head.extend(payload.iter().copied().take(head.remaining_capacity()));
+            }
+            return path.help(packet, window, &head, now).map(|_| ());
+        }
         for (n, piece) in train.iter().enumerate() {
             let b = piece.buf.bytes();
             let mut at = usize::from(piece.packet.l4);
@@ -81,9 +95,8 @@ impl<I: Io> Worker<I> {
                 s.flags = if n == last { whole.flags } else { whole.flags & !FIN };
             }
             path.help(&part, window, payload, now)?;
-            match &mut part.kind {
-                L4::Tcp(s) => s.seq = s.seq.wrapping_add(u32::try_from(payload.len()).unwrap_or(0)),
-                _ => break,
+            if let L4::Tcp(s) = &mut part.kind {
+                s.seq = s.seq.wrapping_add(u32::try_from(payload.len()).unwrap_or(0));
             }
         }
         Ok(())
@@ -116,6 +129,6 @@ fn transport(b: &[u8], packet: &Packet) -> (u16, usize) {
     let l4 = usize::from(packet.l4);
     match packet.kind {
         L4::Tcp(_) => (be16(b, l4 + 14), l4 + usize::from(b[l4 + 12] >> 4) * 4),
-        _ => (0, l4 + crate::parse::l4::UDP_HEADER),
+        _ => (0, l4 + UDP_HEADER),
     }
 }
