@@ -113,6 +113,9 @@ enum Departure {
     Error { exit: Exit, link: Vec<u8>, addresses: String, head: Vec<u8>, quote: Vec<u8> },
 }
 
+/// IPv6's fragment header.
+const FRAGMENT: u8 = 44;
+
 /// Quoted bytes that are compared: a router quotes at least the header and eight bytes.
 const QUOTE: usize = 28;
 
@@ -129,8 +132,7 @@ fn departures(out: &[(Exit, Vec<u8>)], passed_on: bool) -> Vec<Departure> {
             continue;
         };
         if let Some(f) = p.fragment {
-            let header = plain_header(&p);
-            let part = p.payload();
+            let (header, part) = split(&p);
             let found = all.iter_mut().find_map(|d| match d {
                 Departure::Datagram { exit: e, header: h, payload, .. } if e == exit && *h == header => Some(payload),
                 _ => None,
@@ -164,6 +166,7 @@ fn departures(out: &[(Exit, Vec<u8>)], passed_on: bool) -> Vec<Departure> {
             all.push(Departure::Whole(*exit, bytes.clone()));
         }
     }
+    all.iter_mut().for_each(flatten);
     all.sort_by_key(|d| match d {
         Departure::Whole(e, _) | Departure::Datagram { exit: e, .. } | Departure::Error { exit: e, .. } => *e,
     });
@@ -179,21 +182,38 @@ fn take_ids(all: &mut [Departure]) -> Vec<u32> {
     all.iter_mut().filter_map(id).collect()
 }
 
-/// A fragment's network header without what differs between fragments of one datagram.
-fn plain_header(p: &Ip<'_>) -> Vec<u8> {
-    let mut h = p.bytes[..p.l4.min(p.bytes.len())].to_vec();
-    if p.src.is_ipv4() && h.len() >= 20 {
-        h[2..4].fill(0);
-        h[6..8].fill(0);
-        h[10..12].fill(0);
-    } else if h.len() >= 40 {
-        h[4..6].fill(0);
-        if p.l4 >= 48 {
-            let at = p.l4 - 8;
-            h[at + 1..at + 8].fill(0);
+/// A fragment's network header without what differs between fragments of one datagram, and what follows. Of IPv6, the
+/// extension headers in front of the fragment header are part of it, that itself is not.
+fn split<'a>(p: &Ip<'a>) -> (Vec<u8>, &'a [u8]) {
+    let b = p.bytes;
+    if p.src.is_ipv4() {
+        let mut header = b[..p.l4.min(b.len())].to_vec();
+        for field in [2..4, 6..8, 10..12] {
+            header[field].fill(0);
         }
+        return (header, p.payload());
     }
-    h
+    let (mut next, mut at) = (6, 40);
+    let mut header = b[..40].to_vec();
+    header[4..6].fill(0);
+    while b[next] != FRAGMENT {
+        let Some(len) = b.get(at + 1).map(|len| (usize::from(*len) + 1) * 8) else { break };
+        header.extend(b.get(at..at + len).unwrap_or_default());
+        (next, at) = (at, at + len);
+    }
+    header[next] = b.get(at).copied().unwrap_or(0);
+    (header, b.get(at + 8..).unwrap_or_default())
+}
+
+/// A datagram put together, as it would be without a fragment header: Linux moves extension headers to its front.
+fn flatten(d: &mut Departure) {
+    if let Departure::Datagram { header, payload, .. } = d
+        && header[0] >> 4 == 6
+    {
+        let mut all = header.split_off(40);
+        all.append(payload);
+        *payload = all;
+    }
 }
 
 fn texts(all: &[Departure]) -> String {

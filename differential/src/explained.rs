@@ -80,6 +80,14 @@ pub const EXPLAINED: &[Explained] = &[
         is: |_, d| d.kind == Kind::Identification,
     },
     Explained {
+        // Scenario fragments6_atomic.
+        name: "IPv6 fragment that is all of its datagram, with the identification of others",
+        is: |c, _| {
+            let fragment = c.ip().filter(|p| !p.src.is_ipv4()).and_then(|p| p.fragment);
+            fragment.is_some_and(|f| f.offset == 0 && !f.more) && c.reference.class.is_none()
+        },
+    },
+    Explained {
         // Scenario mtu.
         name: "error of the router about a datagram in fragments",
         is: |c, d| {

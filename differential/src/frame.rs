@@ -295,7 +295,7 @@ pub fn describe(ip: &[u8]) -> String {
         other => s += &format!(" proto {other} len {}", b.len()),
     }
     if let Some(f) = p.fragment {
-        s += &format!(" frag id {} at {}{}", f.id, f.offset, if f.more { "+" } else { "" });
+        s += &format!(" frag id {} at {} of {}{}", f.id, f.offset, b.len(), if f.more { "+" } else { "" });
     }
     s
 }

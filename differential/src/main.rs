@@ -39,6 +39,9 @@ struct Options {
     /// Leaves out the dataplane library in this process.
     #[arg(long)]
     process_only: bool,
+    /// Sends most of a seed's datagrams in fragments, cut in every way.
+    #[arg(long)]
+    fragments: bool,
     /// plain, masquerade, snat or dnat; each seed has its own where nothing is said.
     #[arg(long)]
     policy: Option<String>,
@@ -142,7 +145,8 @@ impl Session {
                 };
                 let record =
                     self.pass(pass, &format!("seed {seed} ({name})"), &policy, Traffic::Seed(seed, packets))?;
-                self.write(pass, &format!("seed-{seed}-{all}.rec.z"), &record::pack(&record))?;
+                let kind = if self.options.fragments { "fragments" } else { "seed" };
+                self.write(pass, &format!("{kind}-{seed}-{all}.rec.z"), &record::pack(&record))?;
             }
         }
         Ok(self.print())
@@ -177,7 +181,8 @@ impl Session {
         match traffic {
             Traffic::Scenario(scenario) => run.play(scenario)?,
             Traffic::Seed(seed, packets) => {
-                let mut generator = Generator::new(seed, policy);
+                let mut generator =
+                    if self.options.fragments { Generator::fragmented } else { Generator::new }(seed, policy);
                 let mut told = Instant::now();
                 while run.totals.packets < packets {
                     run.generate(&mut generator, 1000.min(packets - run.totals.packets))?;

@@ -33,6 +33,7 @@ struct End {
 pub struct DatagramFlow {
     what: What,
     translated: bool,
+    long: bool,
     ends: [End; 2],
     budget: usize,
     under_way: usize,
@@ -72,6 +73,7 @@ impl DatagramFlow {
         Self {
             what,
             translated: !places.is_plain(),
+            long: places.long,
             ends,
             budget: dice.of(&[1, 2, 4, 8, 20, 50]),
             under_way: 0,
@@ -85,6 +87,7 @@ impl DatagramFlow {
         let peer = e.peer?;
         let (src, dst) = (e.own.0, peer.0);
         let len = dice.of(&[0, 1, 8, 20, 100, 512, 1200]);
+        let len = if self.long && dice.percent(40) { dice.of(&[1473, 2000, 3000, 8192, 20_000]) } else { len };
         let odd = dice.permille(15);
         Some(match self.what {
             What::Udp | What::UdpLite => {

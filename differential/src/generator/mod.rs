@@ -7,6 +7,7 @@
 //!
 //! *Limits*: [`FLOWS`] flows at a time.
 
+mod cutter;
 mod datagram;
 pub mod dice;
 mod ftp;
@@ -17,6 +18,7 @@ mod tftp;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use cutter::Cutter;
 use datagram::DatagramFlow;
 use dice::Dice;
 use ftp::FtpFlow;
@@ -31,6 +33,9 @@ use crate::policy::{Nat, Policy};
 
 /// Flows that run side by side.
 pub const FLOWS: usize = 12;
+
+/// Transport bytes that any link takes in one packet.
+const LINK: usize = 1400;
 
 /// IPsec's authentication header.
 const AH: u8 = 51;
@@ -75,6 +80,8 @@ type End = (IpAddr, u16);
 pub struct Places {
     nat: bool,
     zones: bool,
+    /// Whether datagrams may be longer than a link takes, since they are cut.
+    long: bool,
     /// Whether connections to them are watched: FTP, TFTP.
     helpers: [bool; 2],
     /// Forwarded ports: protocol, public end, server.
@@ -93,7 +100,7 @@ impl Places {
             _ => None,
         });
         let helpers = ["ftp", "tftp"].map(|name| policy.helpers.iter().any(|h| h.0 == name));
-        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], helpers, dnat: dnat.collect() }
+        Self { nat: !policy.nat.is_empty(), zones: policy.zones != [0; 2], long: false, helpers, dnat: dnat.collect() }
     }
 
     /// Whether nothing is translated.
@@ -161,6 +168,8 @@ pub struct Generator {
     /// What left, and by which link.
     quotable: VecDeque<(Side, Vec<u8>)>,
     fragment_id: u32,
+    /// Set where most datagrams are to be cut.
+    cutter: Option<Cutter>,
 }
 
 impl Generator {
@@ -173,7 +182,16 @@ impl Generator {
             pending: Pending::default(),
             quotable: VecDeque::new(),
             fragment_id: 1,
+            cutter: None,
         }
+    }
+
+    /// The same, but most of it in fragments, cut and spoilt in every way.
+    pub fn fragmented(seed: u64, policy: &Policy) -> Self {
+        let mut all = Self::new(seed, policy);
+        all.places.long = true;
+        all.cutter = Some(Cutter::default());
+        all
     }
 
     /// The next frame and where it is sent. [`Generator::seen`] must be told of it before the next one.
@@ -183,6 +201,9 @@ impl Generator {
                 return frame;
             }
             self.pending = Pending::default();
+            if let Some((side, ip)) = self.cutter.as_mut().and_then(|c| c.late(&mut self.dice)) {
+                return (side, to_router(side, &ip));
+            }
             while self.flows.len() < FLOWS {
                 let flow: Box<dyn Flow> = match self.dice.below(10) {
                     5 if self.places.helpers[0] => Box::new(FtpFlow::new(&self.places, &mut self.dice)),
@@ -262,7 +283,12 @@ impl Generator {
             _ => false,
         };
         let long = shot.packet.l4.len() > 16 && !whole;
-        let frames = if long && dice.permille(15) {
+        let frames = if let Some(cutter) = self.cutter.as_mut().filter(|_| !shot.packet.l4.is_empty() && !whole)
+            && (shot.packet.l4.len() > LINK || dice.percent(70))
+        {
+            self.fragment_id += 1;
+            cutter.cut(shot.packet, self.fragment_id, side, dice)
+        } else if long && dice.permille(15) {
             self.fragment_id += 1;
             let id = self.fragment_id;
             shot.packet.df = false;

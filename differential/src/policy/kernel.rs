@@ -14,6 +14,8 @@ impl Policy {
             ("net.ipv4.icmp_ratelimit", 0),
             ("net.ipv4.icmp_ratemask", 0),
             ("net.ipv4.icmp_echo_ignore_broadcasts", 1),
+            // Fragments may come as late as they like: docs/LINUX.md says why.
+            ("net.ipv4.ipfrag_max_dist", 0),
             ("net.ipv6.conf.all.forwarding", 1),
             ("net.ipv6.conf.all.accept_dad", 0),
             ("net.ipv6.conf.default.accept_dad", 0),
