@@ -112,11 +112,11 @@ impl PortMap {
         if with_chosen(r, chosen(&s)) != s {
             return;
         }
-        if let Some(old) = self.to_subject.remove(&r) {
-            self.to_reference.remove(&old);
-        }
+        self.forget(&r);
         let kept = chosen(&r) == chosen(&original.inverse());
-        if r != s && (r.is_icmp() || class(chosen(&r)) == class(chosen(&s)) || !kept) {
+        // Where both chose alike, nothing that is known of others may change it.
+        let others = self.to_subject.reply(&r).is_some() || self.to_reference.reply(&s).is_some();
+        if r == s && others || r != s && (r.is_icmp() || class(chosen(&r)) == class(chosen(&s)) || !kept) {
             self.to_subject.insert(r, s);
             self.to_reference.insert(s, r);
         }
@@ -124,7 +124,10 @@ impl PortMap {
 
     /// Neither system has a connection any more whose reply tuple is the reference's `reply`: another one may come.
     pub fn forget(&mut self, reply: &Tuple) {
-        if let Some(other) = self.to_subject.remove(reply) {
+        // The subject may have given its tuple to another flow since.
+        if let Some(other) = self.to_subject.remove(reply)
+            && self.to_reference.exact.get(&other) == Some(reply)
+        {
             self.to_reference.remove(&other);
         }
     }
