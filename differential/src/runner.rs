@@ -78,6 +78,11 @@ impl Subject {
 /// What a fragment has in common with the others of its datagram: source, destination and identification.
 type Datagram = (IpAddr, IpAddr, u32);
 
+/// What expectations look at: they take any source port.
+const fn ends(t: &Tuple) -> (IpAddr, IpAddr, u16) {
+    (t.src, t.dst, t.dport)
+}
+
 fn datagram(frame: &[u8]) -> Option<Datagram> {
     Ip::of_frame(frame).and_then(|p| Some((p.src, p.dst, p.fragment?.id)))
 }
@@ -145,6 +150,8 @@ pub struct Run<'a> {
     pub log: Option<Box<dyn io::Write>>,
     /// Flows of which an INVALID packet came before there was a connection.
     spoilt: HashSet<usize>,
+    /// From where to where, whatever the source port.
+    spoilt_ends: HashSet<(IpAddr, IpAddr, u16)>,
     /// What it has counted.
     pub totals: Totals,
     /// Reports of differences.
@@ -167,6 +174,7 @@ impl<'a> Run<'a> {
             ignore: Vec::new(),
             log: None,
             spoilt: HashSet::new(),
+            spoilt_ends: HashSet::new(),
             totals: Totals::default(),
             reports: Vec::new(),
         }
@@ -213,7 +221,7 @@ impl<'a> Run<'a> {
                 l4: &l4,
                 reference: &seen,
                 subject: &other,
-                spoilt: self.spoilt.contains(&flow),
+                spoilt: self.spoilt.contains(&flow) || seen.about.is_some_and(|t| self.spoilt_ends.contains(&ends(&t))),
                 datagram: datagram(frame).and_then(|d| subject.datagrams.get(&d).copied()),
             };
             let mut left = Vec::new();
@@ -267,6 +275,7 @@ impl<'a> Run<'a> {
             lines[0] += &format!(" {c}");
         } else if seen.class == Some(Class::Invalid) {
             self.spoilt.insert(flow);
+            self.spoilt_ends.extend(seen.about.map(|t| ends(&t)));
         }
         if let Some(log) = &mut self.log {
             writeln!(log, "{}", lines[0])?;
