@@ -26,6 +26,10 @@ pub enum Case {
     Stateful,
     /// The source becomes [`SNAT_ADDRESS`], its port stays.
     Snat,
+    /// State, datagrams that fill a link of 1,500 bytes.
+    Large,
+    /// The same, each in two fragments.
+    Fragments,
 }
 
 /// Addresses and ports of one packet.
@@ -58,7 +62,7 @@ impl Flow {
         let sport = u16::try_from(1024 + i % PORTS).unwrap_or(u16::MAX);
         let original = Endpoints { source: client, destination: server, sport, dport: 53 };
         let answers_to = match case {
-            Case::Stateful => client,
+            Case::Stateful | Case::Large | Case::Fragments => client,
             Case::Snat => SNAT_ADDRESS,
         };
         let reply = Endpoints { source: server, destination: answers_to, sport: 53, dport: sport };

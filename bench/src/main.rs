@@ -5,7 +5,7 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bench::flow::{Case, Flow, MAX_FLOWS};
+use bench::flow::{Case, Endpoints, Flow, MAX_FLOWS};
 use bench::frame::{self, Mac};
 use bench::pcap;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -24,7 +24,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write lan.pcap (originals) and wan.pcap (replies): one 60-byte UDP frame per flow.
+    /// Write lan.pcap (originals) and wan.pcap (replies): one UDP datagram per flow.
     Trace {
         /// What the gateway does to the flows.
         #[arg(long, value_enum)]
@@ -42,6 +42,8 @@ enum Command {
 enum CaseArg {
     Stateful,
     Snat,
+    Large,
+    Fragments,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
     let case = match case {
         CaseArg::Stateful => Case::Stateful,
         CaseArg::Snat => Case::Snat,
+        CaseArg::Large => Case::Large,
+        CaseArg::Fragments => Case::Fragments,
     };
     match trace(case, flows, &out) {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,8 +65,20 @@ fn main() -> ExitCode {
 
 fn trace(case: Case, flows: u32, out: &Path) -> io::Result<()> {
     let file = |name| File::create(out.join(name)).map(BufWriter::new);
-    let originals = (0..flows).map(|i| frame::udp(PCAP_PORTS[0], ROUTERS[0], Flow::number(i, case).original));
-    let replies = (0..flows).map(|i| frame::udp(PCAP_PORTS[1], ROUTERS[1], Flow::number(i, case).reply));
-    pcap::write(file("lan.pcap")?, originals)?;
-    pcap::write(file("wan.pcap")?, replies)
+    let side = |n: usize, end: fn(&Flow) -> Endpoints| {
+        (0..flows).flat_map(move |i| frames(case, PCAP_PORTS[n], ROUTERS[n], end(&Flow::number(i, case)), i))
+    };
+    pcap::write(file("lan.pcap")?, side(0, |f| f.original))?;
+    pcap::write(file("wan.pcap")?, side(1, |f| f.reply))
+}
+
+/// What one end of flow number `i` sends.
+fn frames(case: Case, to: Mac, from: Mac, at: Endpoints, i: u32) -> Vec<Vec<u8>> {
+    // Identifications of one pair of hosts differ as long as fewer than 65,536 flows have it: `Flow::number` sees to that.
+    let id = u16::try_from(i & 0xffff).unwrap_or(0);
+    match case {
+        Case::Stateful | Case::Snat => vec![frame::udp(to, from, at, frame::SHORTEST)],
+        Case::Large => vec![frame::udp(to, from, at, frame::LONGEST)],
+        Case::Fragments => frame::halves(to, from, at, frame::LONGEST, id).into(),
+    }
 }

@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use crate::frame::FRAME_LEN;
-
 /// The header of a file of Ethernet frames with microsecond times.
 const HEADER: [u8; 24] = {
     let mut h = [0; 24];
@@ -19,16 +17,17 @@ const HEADER: [u8; 24] = {
 /// Writes a whole file: `frames`, all of them at time 0.
 ///
 /// # Errors
-/// Those of `out`.
-pub fn write(mut out: impl Write, frames: impl Iterator<Item = [u8; FRAME_LEN]>) -> io::Result<()> {
-    let [a, b, c, d, ..] = FRAME_LEN.to_le_bytes();
-    let len = [a, b, c, d];
+/// Those of `out`; a frame of more than 65,535 bytes.
+pub fn write(mut out: impl Write, frames: impl Iterator<Item = impl AsRef<[u8]>>) -> io::Result<()> {
     out.write_all(&HEADER)?;
     for frame in frames {
+        let frame = frame.as_ref();
+        let len = u16::try_from(frame.len()).map_err(io::Error::other)?;
+        let len = u32::from(len).to_le_bytes();
         out.write_all(&[0; 8])?; // seconds, microseconds
         out.write_all(&len)?; // captured
         out.write_all(&len)?; // on the wire
-        out.write_all(&frame)?;
+        out.write_all(frame)?;
     }
     out.flush()
 }
@@ -40,8 +39,8 @@ mod tests {
     #[test]
     fn a_file_has_the_header_and_each_frame_behind_its_own() {
         let mut file = Vec::new();
-        write(&mut file, [[7; FRAME_LEN], [8; FRAME_LEN]].into_iter()).expect("a Vec takes all");
-        assert_eq!(file.len(), 24 + 2 * (16 + FRAME_LEN));
+        write(&mut file, [[7; 60], [8; 60]].into_iter()).expect("a Vec takes all");
+        assert_eq!(file.len(), 24 + 2 * (16 + 60));
         assert_eq!(file[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
         assert_eq!(file[24..40], [0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0]);
         assert_eq!(file[40], 7);
