@@ -216,7 +216,7 @@ fn a_connection_is_made_on_the_worker_where_it_belongs() {
             assert_eq!(home_of(&spec.original, 2), worker);
             assert_eq!(spec.reply.dst.to_string(), "198.51.100.2");
             assert_eq!((spec.state, spec.timeout_s, spec.mark), (Some("ESTABLISHED"), 600, 5));
-            assert!(spec.assured && spec.replied && spec.age_s <= 60);
+            assert!(spec.assured && spec.replied && spec.age_ms <= 60_000);
             assert!(!spec.judge, "the operator's word stands");
         }
     }
@@ -419,7 +419,7 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     let ftp = ConnView { helper: Some(HelperKind::Ftp), timeout_policy: 2, mark: 7, ..tcp_conn(1) };
     let zoned = ConnView {
         original: Tuple { ct_zone: 7, ..tcp_conn(2).original },
-        age_s: 1000,
+        age_ms: 1_000_000,
         interface: 1,
         local: true,
         ..tcp_conn(2)
@@ -456,7 +456,7 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     assert_eq!((a.reply, a.state, a.timeout_s), (ftp.reply, ftp.state, ftp.timeout_s));
     assert_eq!((a.packets, a.bytes, a.replied, a.assured), (ftp.packets, ftp.bytes, true, true));
     assert_eq!((a.interface, a.local, b.interface, b.local), (0, false, 1, true), "by their names");
-    assert!((1000..1060).contains(&b.age_s), "it goes on from its start");
+    assert!((999_000..1_060_000).contains(&b.age_ms), "it goes on from its start");
     assert!(back.iter().all(|s| s.judge), "another policy may have made them");
     assert_eq!(back.len(), conns.len());
     let again = lab.ctl(&["conntrack", "restore", &path]).expect("restore");

@@ -633,7 +633,7 @@ fn a_connection_of_a_saved_table_gets_its_helper_back() {
             mark: 0,
             helper: Some(HelperKind::Ftp),
             timeout_policy: 0,
-            age_s: 0,
+            age_ms: 0,
             packets: [3, 3],
             bytes: [300, 300],
             interface: 0,

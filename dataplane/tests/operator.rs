@@ -34,7 +34,7 @@ fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
         mark: 5,
         helper: None,
         timeout_policy: 0,
-        age_s: 0,
+        age_ms: 0,
         packets: [10, 1 << 40],
         bytes: [1000, 1 << 50],
         interface: 0,
@@ -76,6 +76,30 @@ fn a_connection_put_into_the_table_is_followed_and_translated() {
         assert!(all.iter().all(|c| c.mark == 5 && c.assured && c.packets == [11, (1 << 40) + 1]), "{all:?}");
         assert_eq!((lab.entries(), lab.leases()), (32, 32));
         lab.sound();
+    });
+}
+
+#[test]
+fn a_restored_connection_may_be_older_than_the_process() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    everywhere(closed(), |lab| {
+        let age = |lab: &mut Lab, sport| {
+            let of = ConnFilter { sport: Some(sport), ..ConnFilter::default() };
+            lab.list(of).first().map(|c| c.age_ms).expect("it is there")
+        };
+        // 0, within the uptime, beyond it, as far back as can be kept, and what no clock says.
+        let ages = [0, 500, 30 * DAY_MS, 4 * 365 * DAY_MS, u64::MAX];
+        for (sport, age_ms) in (1000..).zip(ages) {
+            create(lab, &[ConnSpec { age_ms, ..saved(proto::UDP, sport, sport) }]);
+        }
+        for (sport, age_ms) in (1000..).zip(ages).take(4) {
+            let seen = age(lab, sport);
+            assert!((age_ms..age_ms + 68).contains(&seen), "{age_ms} ms: {seen} ms");
+        }
+        assert!(age(lab, 1004) > 4 * 365 * DAY_MS);
+        lab.wait(Nanos::from_secs(100));
+        let seen = age(lab, 1002);
+        assert!((30 * DAY_MS + 100_000..30 * DAY_MS + 100_068).contains(&seen), "it goes on: {seen}");
     });
 }
 

@@ -194,7 +194,7 @@ fn create(lab: &mut Lab, original: Tuple, state: Option<&'static str>) {
         mark: 0,
         helper: None,
         timeout_policy: 0,
-        age_s: 0,
+        age_ms: 0,
         packets: [0; 2],
         bytes: [0; 2],
         interface: 0,

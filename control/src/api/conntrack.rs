@@ -104,7 +104,7 @@ fn lines_of(chunks: mpsc::Receiver<Bytes>) -> Response {
 
 /// What indices mean by `config`, at `now`.
 pub fn names(config: &Config, now: SystemTime) -> wire::Names<'_> {
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     wire::Names { interfaces: &config.interfaces, conntrack: &config.policy.conntrack, now }
 }
 

@@ -245,8 +245,8 @@ pub struct ConnView {
     pub helper: Option<HelperKind>,
     /// Its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
-    /// Seconds since it was confirmed.
-    pub age_s: u32,
+    /// Milliseconds since it was confirmed.
+    pub age_ms: u64,
     /// Packets, original and reply.
     pub packets: [u64; 2],
     /// Bytes (IP packet lengths), original and reply.
@@ -281,8 +281,8 @@ pub struct ConnSpec {
     pub helper: Option<HelperKind>,
     /// Its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
-    /// Seconds since it was confirmed.
-    pub age_s: u32,
+    /// Milliseconds since it was confirmed.
+    pub age_ms: u64,
     /// Packets, original and reply.
     pub packets: [u64; 2],
     /// Bytes, original and reply.

@@ -112,7 +112,7 @@ impl Flags {
     }
 }
 
-/// Points in time are kept in units of 2^26 ns, 67 ms: 32 bits of them last nine years.
+/// Points in time are kept in units of 2^26 ns, 67 ms: 32 bits of them last nine years, or half of that either way.
 const COARSE: u32 = 26;
 
 /// A point in time, kept in four bytes.
@@ -134,7 +134,8 @@ impl Coarse {
 #[derive(Clone, Debug, Default)]
 pub struct Conn {
     deadline: Coarse,
-    start: Coarse,
+    /// When it was confirmed, in the same units; before the process's start where a saved table says so.
+    start: i32,
     /// 48 bits each, by direction: at a hundred million a second they last a month.
     packets: [[u16; 3]; 2],
     /// Bytes of IP packets, original and reply.
@@ -164,7 +165,7 @@ const _: () = assert!(size_of::<Conn>() <= 144, "176 bytes with both IPv4 tuples
 impl Conn {
     /// A connection that starts at `now` and expires after `timeout`.
     pub fn new(l4: L4State, timeout: Nanos, in_port: PortIdx, now: Nanos) -> Self {
-        let start = Coarse::at(now);
+        let start = i32::try_from(now.0 >> COARSE).unwrap_or(i32::MAX);
         Self { deadline: Coarse::at(now + timeout), start, in_port, l4, ..Self::default() }
     }
 
@@ -181,9 +182,9 @@ impl Conn {
         self.deadline.0 < old.0
     }
 
-    /// When it was confirmed, to 67 ms.
-    pub fn start(&self) -> Nanos {
-        self.start.nanos()
+    /// How long ago it was confirmed, to 67 ms.
+    pub fn age(&self, now: Nanos) -> Nanos {
+        Nanos(now.0.saturating_add_signed(-(i64::from(self.start) << COARSE)))
     }
 
     /// The class of its packets of this direction: `nf_conntrack_core.c`, `resolve_normal_ct`.
@@ -203,9 +204,10 @@ impl Conn {
         self.packets.map(|[hi, mid, lo]| u64::from(hi) << 32 | u64::from(mid) << 16 | u64::from(lo))
     }
 
-    /// Gives a connection of a saved table what it had.
-    pub fn restore(&mut self, start: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
-        self.start = Coarse::at(start);
+    /// Gives a connection of a saved table what it had; `age` is cut to four and a half years.
+    pub fn restore(&mut self, age: Nanos, now: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
+        let start = (i128::from(now.0) - i128::from(age.0)) >> COARSE;
+        self.start = i32::try_from(start).unwrap_or(if start < 0 { i32::MIN } else { i32::MAX });
         self.packets = packets.map(|n| {
             let [_, hi, mid, lo] = [48, 32, 16, 0].map(|shift| u16::try_from(n >> shift & 0xffff).unwrap_or(0));
             [hi, mid, lo]

@@ -55,12 +55,11 @@ impl Path {
             DropReason::NatClash => CreateError::Exists,
             _ => CreateError::Full,
         })?;
-        let age = Nanos::from_secs(u64::from(spec.age_s));
         let conn = self.conntrack.conn_mut(id);
         if !spec.judge {
             conn.judged = self.policy_epoch;
         }
-        conn.restore(now - age, spec.packets, spec.bytes);
+        conn.restore(Nanos::from_millis(spec.age_ms), now, spec.packets, spec.bytes);
         for (wanted, flag) in [(spec.replied, Flags::REPLIED), (spec.assured, Flags::ASSURED)] {
             if wanted {
                 conn.flags.set(flag);

@@ -26,7 +26,7 @@ impl Path {
             mark: conn.mark,
             helper: conn.flags.has(Flags::HELPED).then(|| self.helpers.find(id)).flatten().map(|h| h.kind),
             timeout_policy: conn.timeout_policy,
-            age_s: seconds(now.since(conn.start())),
+            age_ms: conn.age(now).as_millis(),
             packets: conn.packets(),
             bytes: conn.bytes,
             interface: conn.in_port.interface(),
