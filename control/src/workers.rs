@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use dataplane::api::Tuple;
 use dataplane::api::command::{
     CREATE_PER_COMMAND, Command, ConnChange, ConnFilter, ConnSpec, ConnView, CreateError, ExpectView, Message,
     SCAN_PER_COMMAND, home_of,
 };
 use dataplane::api::launch::{Handle, PortInfo, WorkerHandle};
 use dataplane::api::stats::WorkerStats;
+use dataplane::api::{SavedSides, Tuple};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -338,6 +338,17 @@ impl Workers {
             }
         }
         Ok(None)
+    }
+
+    /// What FTP's helper knows of the connection of `worker` that has `tuple`; `None` where there is none with that helper.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn sides(&self, worker: usize, tuple: Tuple) -> Result<Option<Box<SavedSides>>, WorkerError> {
+        match self.ask(worker, Command::Sides { tuple, into: Box::default() }).await? {
+            Answer::Sides(sides) => Ok(sides),
+            _ => Err(WorkerError::Stuck { worker }),
+        }
     }
 
     /// Puts `conns` into the tables of the workers where they belong, [`CREATE_PER_COMMAND`] at a time.

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use common::{Lab, eventually, tcp_conn};
 use control::changes::QUEUE;
-use dataplane::api::Tuple;
 use dataplane::api::command::{CREATE_PER_COMMAND, ConnEvent, ConnEventKind, ConnView, Event, ExpectView, home_of};
 use dataplane::api::policy::HelperKind;
 use dataplane::api::stats::CtEvent;
+use dataplane::api::{Edit, SavedSide, StreamParts, Tuple};
 use serde_json::Value;
 
 const RULES: &str = "    - {name: established, state: [established, related], action: accept}
@@ -420,12 +420,17 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     let zoned = ConnView {
         original: Tuple { ct_zone: 7, ..tcp_conn(2).original },
         age_ms: 1_000_000,
+        expected: true,
         interface: 1,
         local: true,
         ..tcp_conn(2)
     };
     let conns: Vec<_> = (1000..3000).map(udp_conn).chain([ftp.clone(), zoned.clone()]).collect();
     lab.fake.seen[0].lock().conns.clone_from(&conns);
+    let edit = Edit { at: 9, old: 3, text: b"long\r".iter().copied().collect() };
+    let stream = StreamParts { offset: 7, edits: [edit].into_iter().collect(), ..StreamParts::default() };
+    let sides = Box::new([SavedSide { next: Some(12), stream, ..SavedSide::default() }, SavedSide::default()]);
+    lab.fake.seen[0].lock().sides.push((ftp.original, sides.clone()));
     let file = std::env::temp_dir().join(format!("sluice-saved-{}.ndjson", std::process::id()));
     let path = file.to_str().expect("path").to_owned();
     let said = lab.ctl(&["conntrack", "save", &path]).expect("save");
@@ -453,6 +458,8 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     let of = |original: Tuple| back.iter().find(|s| s.original == original).expect("it came back");
     let (a, b) = (of(ftp.original), of(zoned.original));
     assert_eq!((a.helper, a.timeout_policy, a.mark), (Some(HelperKind::Ftp), 1, 7));
+    assert_eq!((&a.sides, &b.sides), (&Some(sides), &None), "what its helper knows comes along");
+    assert_eq!((a.expected, b.expected), (false, true));
     assert_eq!((a.reply, a.state, a.timeout_s), (ftp.reply, ftp.state, ftp.timeout_s));
     assert_eq!((a.packets, a.bytes, a.replied, a.assured), (ftp.packets, ftp.bytes, true, true));
     assert_eq!((a.interface, a.local, b.interface, b.local), (0, false, 1, true), "by their names");

@@ -2,12 +2,14 @@
 
 mod common;
 
+use common::ftp::{announced, comma, masqueraded};
 use common::lab::*;
 use common::pkt::*;
-use dataplane::api::DropReason;
+use common::session::{Session, Side};
 use dataplane::api::command::*;
 use dataplane::api::policy::*;
 use dataplane::api::stats::CtEvent;
+use dataplane::api::{DropReason, Edit, SavedSide, SavedSides, StreamParts, Text};
 use dataplane::conntrack::tuple::{Tuple, proto};
 use dataplane::time::Nanos;
 
@@ -32,7 +34,9 @@ fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
         replied: true,
         assured: true,
         mark: 5,
+        expected: false,
         helper: None,
+        sides: None,
         timeout_policy: 0,
         age_ms: 0,
         packets: [10, 1 << 40],
@@ -114,6 +118,120 @@ fn the_policy_is_asked_about_a_restored_connection() {
             assert_eq!((out.len(), lab.entries()), if passes { (1, 1) } else { (0, 0) });
         });
     }
+}
+
+/// What the helper knows of a connection, on whichever worker.
+fn sides(lab: &mut Lab, tuple: Tuple) -> Option<Box<SavedSides>> {
+    lab.command(|| Command::Sides { tuple, into: Box::default() });
+    let mut answers = lab.events.drain(..).filter_map(|e| match e {
+        Event::Sides { found: true, sides } => Some(sides),
+        _ => None,
+    });
+    answers.next()
+}
+
+/// The connections of a gateway in another one, as a saved table brings them there.
+fn carried_over(lab: &mut Lab, spec: PolicySpec, workers: usize) -> Lab {
+    let mut after = Lab::with(spec, Setup { workers, seed: 7, ..Setup::default() });
+    for c in lab.conns() {
+        let spec = ConnSpec {
+            original: c.original,
+            reply: c.reply,
+            state: c.state,
+            timeout_s: c.timeout_s,
+            replied: c.replied,
+            assured: c.assured,
+            expected: c.expected,
+            mark: c.mark,
+            helper: c.helper,
+            sides: sides(lab, c.reply),
+            timeout_policy: c.timeout_policy,
+            age_ms: c.age_ms,
+            packets: c.packets,
+            bytes: c.bytes,
+            interface: c.interface,
+            local: c.local,
+            judge: true,
+        };
+        assert_eq!(create(&mut after, &[spec]), (1, vec![]));
+    }
+    after
+}
+
+#[test]
+fn an_ftp_connection_whose_text_was_lengthened_goes_on_after_a_restore() {
+    everywhere(masqueraded(), |lab| {
+        let mut s = Session::login(lab, LAN, (HOST, 4000), WAN, (SERVER, 21));
+        let line = format!("PORT {}\r\n", comma(HOST, 5001));
+        let (at, heard) = (s.client.next, s.says(lab, Side::Client, &line));
+        assert!(heard.len() > line.len() && heard.contains("198,51,100,1,"), "{heard}");
+        s.says(lab, Side::Server, "200 ok\r\n");
+        // The next one is cut within its argument, which is withheld.
+        assert_eq!(s.says(lab, Side::Client, "PORT 10,0,0,2,19,"), "PORT ");
+        for workers in [1, 2] {
+            let mut s = s.clone();
+            let mut after = carried_over(lab, masqueraded(), workers);
+            let after = &mut after;
+            assert_eq!(after.conns()[0].helper, Some(HelperKind::Ftp));
+            let numbers = |s: &Session| (s.client.waits, s.server.waits);
+            let before = numbers(&s);
+            let again = s.sends(after, Side::Client, at, &line);
+            assert_eq!(
+                again.iter().map(Seen::text).collect::<Vec<_>>(),
+                [heard.as_str()],
+                "sent again, it is changed alike"
+            );
+            assert_eq!(numbers(&s), before);
+            let rest = s.says(after, Side::Client, "138\r\n");
+            let (address, port) = announced(&format!("PORT {rest}"), "");
+            assert!(rest.ends_with("\r\n") && address == GATEWAY, "{rest}");
+            s.says(after, Side::Server, "200 ok\r\n");
+            s.says(after, Side::Client, "NOOP\r\n");
+            s.in_step(after);
+            let call = tcp(SERVER, 20, &address, port, SYN, 1, 0, b"");
+            assert_eq!(after.passes(WAN, &call, LAN).flow(), "203.0.113.5:20 > 10.0.0.2:5002");
+            after.sound();
+        }
+        // Without what the helper knew the client would be told of bytes that it has not sent.
+        let original = tuple(HOST, 4000, SERVER, 21, proto::TCP);
+        assert_eq!(sides(lab, original).map(|s| s[0].stream.edits.len()), Some(2));
+        assert_eq!(sides(lab, Tuple { dport: 22, ..original }), None);
+    });
+}
+
+#[test]
+fn a_related_connection_is_related_after_a_restore_too() {
+    everywhere(masqueraded(), |lab| {
+        let mut s = Session::login(lab, LAN, (HOST, 4000), WAN, (SERVER, 21));
+        let heard = s.says(lab, Side::Client, &format!("PORT {}\r\n", comma(HOST, 5001)));
+        let (address, port) = announced(&heard, "");
+        let call = tcp(SERVER, 20, &address, port, SYN, 1, 0, b"");
+        lab.passes(WAN, &call, LAN);
+        let mut after = carried_over(lab, masqueraded(), 2);
+        after.changed();
+        assert_eq!(after.passes(WAN, &call, LAN).flow(), "203.0.113.5:20 > 10.0.0.2:5001");
+        after.moved(&["class related original +1"]);
+        let of = ConnFilter { sport: Some(20), ..ConnFilter::default() };
+        assert_eq!(after.list(of).iter().map(|c| c.expected).collect::<Vec<_>>(), [true]);
+    });
+}
+
+#[test]
+fn what_no_helper_can_have_known_is_refused() {
+    everywhere(closed(), |lab| {
+        let bad = StreamParts { open: true, ..StreamParts::default() };
+        let far = [Edit { at: 1, old: 65, text: Text::new() }].into_iter().collect();
+        let side = |stream| Some(Box::new([SavedSide::default(), SavedSide { stream, ..SavedSide::default() }]));
+        let ftp = ConnSpec { helper: Some(HelperKind::Ftp), ..saved(proto::TCP, 1, 2) };
+        let conns = [
+            ConnSpec { sides: side(bad), ..ftp.clone() },
+            ConnSpec { sides: side(StreamParts { edits: far, ..StreamParts::default() }), ..ftp.clone() },
+            ConnSpec { sides: Some(Box::default()), helper: None, ..ftp.clone() },
+            ConnSpec { sides: Some(Box::default()), helper: Some(HelperKind::Tftp), ..saved(proto::UDP, 1, 2) },
+        ];
+        assert_eq!(create(lab, &conns), (0, vec![CreateError::Unfit; conns.len()]));
+        assert_eq!(create(lab, &[ConnSpec { sides: Some(Box::default()), ..ftp }]), (1, vec![]));
+    });
 }
 
 #[test]

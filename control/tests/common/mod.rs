@@ -21,7 +21,7 @@ use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, E
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::stats::{RuleCounters, WorkerStats};
-use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
+use dataplane::api::{Fib, FibSpec, NeighbourUpdate, SavedSides, Tuple};
 use parking_lot::Mutex;
 
 /// What one fake worker was told and is to answer.
@@ -33,6 +33,8 @@ pub struct Seen {
     pub neighbours: Vec<NeighbourUpdate>,
     pub conns: Vec<ConnView>,
     pub expectations: Vec<ExpectView>,
+    /// What FTP's helper knows of the connections with these original tuples.
+    pub sides: Vec<(Tuple, Box<SavedSides>)>,
     /// Connections that it was told to make, whether or not it did.
     pub created: Vec<ConnSpec>,
     /// Sizes of the commands that brought them.
@@ -143,6 +145,13 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
                 say(Event::Got { conn });
             }
+            Command::Sides { tuple, mut into } => {
+                let kept = me.sides.iter().find(|(original, _)| *original == tuple);
+                if let Some((_, sides)) = kept {
+                    into.clone_from(sides);
+                }
+                say(Event::Sides { found: kept.is_some(), sides: into });
+            }
             Command::Create { conns, mut refused } => {
                 assert!(refused.is_empty() && refused.capacity() >= conns.len(), "there is room for all refusals");
                 me.batches.push(conns.len());
@@ -191,7 +200,7 @@ fn view_of(spec: &ConnSpec) -> ConnView {
         timeout_s: spec.timeout_s,
         replied: spec.replied,
         assured: spec.assured,
-        expected: false,
+        expected: spec.expected,
         mark: spec.mark,
         helper: spec.helper,
         timeout_policy: spec.timeout_policy,

@@ -14,6 +14,7 @@ use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::neighbour::NeighbourUpdate;
 use crate::forward::route::Fib;
+use crate::helper::saved::SavedSides;
 use crate::steer::Steer;
 
 /// Connection table slots that one [`Command::List`], [`Command::Flush`] or [`Command::Update`] looks at.
@@ -57,6 +58,13 @@ pub enum Command {
     Get {
         /// As on the wire.
         tuple: Tuple,
+    },
+    /// Tell what the helper knows of the FTP control connection that has this tuple. Answer: [`Event::Sides`].
+    Sides {
+        /// Of either direction, as on the wire.
+        tuple: Tuple,
+        /// Room for the answer.
+        into: Box<SavedSides>,
     },
     /// Put these connections into the table, at most [`CREATE_PER_COMMAND`]; each must be home here by its original
     /// tuple ([`home_of`]). Answer: [`Event::Created`].
@@ -131,6 +139,13 @@ pub enum Event {
     Got {
         /// The connection.
         conn: Option<ConnView>,
+    },
+    /// What [`Command::Sides`] found.
+    Sides {
+        /// Whether there is such a connection, with that helper.
+        found: bool,
+        /// The room of the command, filled where it is.
+        sides: Box<SavedSides>,
     },
     /// What became of [`Command::Create`].
     Created {
@@ -275,10 +290,14 @@ pub struct ConnSpec {
     pub replied: bool,
     /// Whether kept under pressure.
     pub assured: bool,
+    /// Whether another connection announced it.
+    pub expected: bool,
     /// Its mark.
     pub mark: u32,
     /// The helper that watches it.
     pub helper: Option<HelperKind>,
+    /// What FTP's helper knew of it.
+    pub sides: Option<Box<SavedSides>>,
     /// Its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
     /// Milliseconds since it was confirmed.
@@ -305,8 +324,8 @@ pub enum CreateError {
     /// The table is full.
     #[error("the connection table is full")]
     Full,
-    /// Its state is none of its protocol's, or its tuples do not go together.
-    #[error("the state or the tuples do not fit the protocol")]
+    /// Its state is none of its protocol's, its tuples do not go together, or its helper cannot have known that.
+    #[error("the state, the tuples or what the helper knows do not fit the protocol")]
     Unfit,
 }
 

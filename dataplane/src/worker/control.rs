@@ -41,6 +41,10 @@ impl<I: Io> Worker<I> {
                     let found = self.path.conntrack.lookup(&tuple, now);
                     Event::Got { conn: found.map(|(id, _)| self.path.view(id, now)) }
                 }
+                Command::Sides { tuple, mut into } => {
+                    let found = self.path.sides(&tuple, &mut into, now);
+                    Event::Sides { found, sides: into }
+                }
                 Command::Create { conns, refused } => self.create(conns, refused, now),
                 Command::Expectations { mut into } => {
                     self.path.list_expectations(&mut into, now);

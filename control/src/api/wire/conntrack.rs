@@ -12,6 +12,7 @@ use dataplane::api::policy::{ConntrackSpec, HelperKind};
 use serde::{Deserialize, Serialize};
 
 use super::filter::state;
+use super::sides::Side;
 use crate::config::Interface;
 
 /// One direction of a connection.
@@ -148,6 +149,9 @@ pub struct Conn {
     /// The helper that watches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,
+    /// What that knows of an FTP control connection, original direction first; a list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sides: Option<[Side; 2]>,
     /// The timeout policy that a rule gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_policy: Option<String>,
@@ -207,6 +211,7 @@ impl Conn {
             expected: v.expected,
             mark: v.mark,
             helper: v.helper.map(|h| h.name().to_owned()),
+            sides: None,
             timeout_policy: policy.map(|(name, _)| name.clone()),
             start: names.now.saturating_sub(Duration::from_millis(v.age_ms)).as_secs(),
             age: u32::try_from(v.age_ms / 1000).unwrap_or(u32::MAX),
@@ -243,6 +248,10 @@ impl Conn {
                 Some(kind.ok_or_else(|| format!("there is no helper {name}"))?)
             }
         };
+        let sides = match &self.sides {
+            None => None,
+            Some([original, reply]) => Some(Box::new([original.saved()?, reply.saved()?])),
+        };
         let policies = &names.conntrack.timeout_policies;
         let timeout_policy = match &self.timeout_policy {
             None => 0,
@@ -267,8 +276,10 @@ impl Conn {
             timeout_s: self.timeout,
             replied: self.replied,
             assured: self.assured,
+            expected: self.expected,
             mark: self.mark,
             helper,
+            sides,
             timeout_policy,
             age_ms: self.age_at(names.now),
             packets: [self.original.packets, self.reply.packets],

@@ -333,6 +333,7 @@ impl NewConn {
             // As conntrack-tools, which ignore the mask here.
             mark: self.mark.map_or(0, |(_, value)| value),
             helper: self.helper.clone(),
+            sides: None,
             timeout_policy: None,
             start: now,
             age: 0,
