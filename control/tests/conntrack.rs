@@ -144,6 +144,37 @@ fn filters_by_mark_and_zone_reach_the_workers() {
 }
 
 #[test]
+fn filters_by_keys_ports_and_translation_reach_the_workers() {
+    let lab = Lab::start(1, RULES);
+    let gre = Tuple { proto: 47, sport: 0x1234, dport: 0x5678, ..tcp_conn(1).original };
+    let plain = udp_conn(5000);
+    lab.fake.seen[0].lock().conns = vec![
+        ConnView { original: gre, reply: gre.inverse(), state: None, ..tcp_conn(1) },
+        ConnView { expected: true, ..plain },
+        tcp_conn(5000),
+    ];
+    for (filter, found) in [
+        ("--srckey 0x1234", "gre"),
+        ("--dstkey 0x5678", "gre"),
+        ("--reply-key-src 0x5678 --reply-key-dst 0x1234", "gre"),
+        ("--srckey 5000", ""),
+        ("--reply-port-src 53", "udp"),
+        ("--reply-port-dst 5000", "udp tcp"),
+        ("--any-nat", "tcp"),
+        ("-j 198.51.100.0/24", "tcp"),
+        ("-j 192.0.2.10", ""),
+        ("-u EXPECTED", "udp"),
+        ("--icmp-type 8", ""),
+    ] {
+        let all: Vec<&str> = ["conntrack", "list"].into_iter().chain(filter.split(' ')).collect();
+        let text = lab.ctl(&all).expect("list");
+        let names: Vec<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+        assert_eq!(names.join(" "), found, "{filter}");
+    }
+    lab.stop();
+}
+
+#[test]
 fn what_is_deleted_is_shown_and_counted() {
     let lab = Lab::start(2, RULES);
     lab.fake.seen[0].lock().conns = (0..1500).flat_map(|i| [tcp_conn(i), udp_conn(i)]).collect();

@@ -211,8 +211,8 @@ fn a_related_connection_is_related_after_a_restore_too() {
         after.changed();
         assert_eq!(after.passes(WAN, &call, LAN).flow(), "203.0.113.5:20 > 10.0.0.2:5001");
         after.moved(&["class related original +1"]);
-        let of = ConnFilter { sport: Some(20), ..ConnFilter::default() };
-        assert_eq!(after.list(of).iter().map(|c| c.expected).collect::<Vec<_>>(), [true]);
+        let of = ConnFilter { expected: Some(true), ..ConnFilter::default() };
+        assert_eq!(after.list(of).iter().map(|c| c.original.sport).collect::<Vec<_>>(), [20]);
     });
 }
 

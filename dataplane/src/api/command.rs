@@ -221,20 +221,46 @@ pub struct ConnFilter {
     pub sport: Option<u16>,
     /// Original destination port.
     pub dport: Option<u16>,
+    /// Source port of the reply direction.
+    pub reply_sport: Option<u16>,
+    /// Destination port of the reply direction.
+    pub reply_dport: Option<u16>,
+    /// ICMP or ICMPv6 type of the original direction.
+    pub icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code of the original direction.
+    pub icmp_code: Option<u8>,
+    /// ICMP or ICMPv6 identifier of the original direction.
+    pub icmp_id: Option<u16>,
+    /// Original source key of GRE.
+    pub srckey: Option<u16>,
+    /// Original destination key of GRE.
+    pub dstkey: Option<u16>,
+    /// Source key of GRE, reply direction.
+    pub reply_srckey: Option<u16>,
+    /// Destination key of GRE, reply direction.
+    pub reply_dstkey: Option<u16>,
     /// State by its name (`ESTABLISHED`, ...).
     pub state: Option<&'static str>,
     /// Mark: `(mask, value)`.
     pub mark: Option<(u32, u32)>,
     /// Conntrack zone of the original direction.
     pub ct_zone: Option<u16>,
+    /// Conntrack zone of the reply direction.
+    pub reply_ct_zone: Option<u16>,
     /// Whether assured.
     pub assured: Option<bool>,
     /// Whether the reply was seen.
     pub replied: Option<bool>,
+    /// Whether another connection announced it.
+    pub expected: Option<bool>,
     /// Only connections whose source is translated.
     pub snat: bool,
     /// Only connections whose destination is translated.
     pub dnat: bool,
+    /// Only connections of which either is translated.
+    pub nat: bool,
+    /// Only connections of which either is translated to one of these.
+    pub nat_to: Option<ipnet::IpNet>,
 }
 
 /// One connection as a dump shows it.

@@ -6,7 +6,7 @@ use super::Path;
 use crate::api::command::{ConnFilter, ConnView};
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::Flags;
-use crate::conntrack::tuple::{Direction, Tuple};
+use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::time::Nanos;
 
 impl Path {
@@ -42,21 +42,39 @@ impl ConnView {
         let net = |n: &Option<ipnet::IpNet>, a: IpAddr| n.is_none_or(|n| n.contains(&a));
         let Tuple { src, dst, proto, sport, dport, ct_zone } = self.original;
         let plain = self.original.inverse();
-        let ports = self.original.has_ports();
+        let (ports, icmp, gre) = (self.original.has_ports(), self.original.is_icmp(), proto == proto::GRE);
+        let reply = &self.reply;
+        let snat = (reply.dst, reply.dport) != (plain.dst, plain.dport);
+        let dnat = (reply.src, reply.sport) != (plain.src, plain.sport);
+        let is = |wanted: Option<u16>, belongs: bool, value: u16| wanted.is_none_or(|w| belongs && w == value);
+        let kind = |wanted: Option<u8>, value: u8| is(wanted.map(u16::from), icmp, value.into());
         f.family.is_none_or(|v| v == if src.is_ipv4() { 4 } else { 6 })
             && f.proto.is_none_or(|p| p == proto)
             && net(&f.source, src)
             && net(&f.destination, dst)
-            && net(&f.reply_source, self.reply.src)
-            && net(&f.reply_destination, self.reply.dst)
-            && f.sport.is_none_or(|p| ports && p == sport)
-            && f.dport.is_none_or(|p| ports && p == dport)
+            && net(&f.reply_source, reply.src)
+            && net(&f.reply_destination, reply.dst)
+            && is(f.sport, ports, sport)
+            && is(f.dport, ports, dport)
+            && is(f.reply_sport, ports, reply.sport)
+            && is(f.reply_dport, ports, reply.dport)
+            && kind(f.icmp_type, self.original.icmp_type())
+            && kind(f.icmp_code, self.original.icmp_code())
+            && is(f.icmp_id, icmp, sport)
+            && is(f.srckey, gre, sport)
+            && is(f.dstkey, gre, dport)
+            && is(f.reply_srckey, gre, reply.sport)
+            && is(f.reply_dstkey, gre, reply.dport)
             && f.state.is_none_or(|s| self.state == Some(s))
             && f.mark.is_none_or(|(mask, value)| self.mark & mask == value)
-            && f.ct_zone.is_none_or(|z| z == ct_zone)
+            && is(f.ct_zone, true, ct_zone)
+            && is(f.reply_ct_zone, true, reply.ct_zone)
             && f.assured.is_none_or(|a| a == self.assured)
             && f.replied.is_none_or(|r| r == self.replied)
-            && (!f.snat || (self.reply.dst, self.reply.dport) != (plain.dst, plain.dport))
-            && (!f.dnat || (self.reply.src, self.reply.sport) != (plain.src, plain.sport))
+            && f.expected.is_none_or(|e| e == self.expected)
+            && (!f.snat || snat)
+            && (!f.dnat || dnat)
+            && (!f.nat || snat || dnat)
+            && f.nat_to.is_none_or(|n| snat && n.contains(&reply.dst) || dnat && n.contains(&reply.src))
     }
 }

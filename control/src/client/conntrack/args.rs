@@ -189,6 +189,9 @@ pub struct NewConn {
 enum Fresh {
     Assured,
     SeenReply,
+    /// No status at all.
+    #[value(hide = true)]
+    Unset,
 }
 
 impl NewConn {
