@@ -47,6 +47,18 @@ fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
     }
 }
 
+/// What the walks that have ended since were about, and took each from the table's beginning to its end.
+fn reported(lab: &mut Lab) -> Vec<ConnView> {
+    let mut all = Vec::new();
+    for e in lab.events.drain(..) {
+        if let Event::Listed { next, conns } = e {
+            assert_eq!(next, None);
+            all.extend(conns);
+        }
+    }
+    all
+}
+
 /// Puts connections where they belong; gives what was made, and what was refused.
 fn create(lab: &mut Lab, conns: &[ConnSpec]) -> (u64, Vec<CreateError>) {
     for c in conns {
@@ -296,13 +308,62 @@ fn an_update_changes_those_that_match_and_no_others() {
         create(lab, &[ConnSpec { assured: false, ..saved(proto::UDP, 1000, 2000) }, saved(proto::UDP, 1001, 2001)]);
         let filter = ConnFilter { sport: Some(1000), ..ConnFilter::default() };
         let change = ConnChange { mark: Some((0xff00, 0xab00)), timeout_s: Some(20), assured: true };
-        lab.command(|| Command::Update { cursor: 0, filter, change });
+        lab.command(|| Command::Update { cursor: 0, filter, change, into: Vec::with_capacity(8) });
+        let told: Vec<_> = reported(lab).iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
+        assert_eq!(told, [(1000, 0xab05, 19, true)]);
         let mut seen: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
         seen.sort_unstable();
         assert_eq!(seen, [(1000, 0xab05, 19, true), (1001, 5, 299, true)]);
         lab.wait(Nanos::from_secs(21));
         assert_eq!(lab.entries(), 1);
     });
+}
+
+#[test]
+fn what_a_deletion_reports_is_what_has_ended() {
+    // Between the turns of a walk connections come and go, before it and behind it.
+    for seed in 1..=8 {
+        let mut lab = Lab::with(usual(), Setup { seed, ..Setup::default() });
+        for port in 1000..1400 {
+            lab.passes(LAN, &udp(HOST, port, SERVER, 53, b"q"), WAN);
+        }
+        lab.command(|| Command::Subscribe(true));
+        lab.events.clear();
+        let filter = ConnFilter { dport: Some(53), ..ConnFilter::default() };
+        let (mut cursor, mut told) = (Some(0), Vec::new());
+        let mut port = 2000;
+        while let Some(from) = cursor {
+            // Less room than there is to report, so it takes several commands.
+            lab.tell(0, Command::Delete { cursor: from, filter, into: Vec::with_capacity(50) });
+            let mut answer = None;
+            while answer.is_none() {
+                for dport in [53, 53, 54] {
+                    port += 1;
+                    lab.arrive(LAN, &addressed(LAN, &udp(HOST, port, SERVER, dport, b"q")).frame());
+                }
+                lab.step(0);
+                lab.heard();
+                let listed = |e: &Event| matches!(e, Event::Listed { .. });
+                answer = lab.events.iter().position(listed).map(|at| lab.events.remove(at));
+            }
+            let Some(Event::Listed { next, conns }) = answer else { panic!("no answer") };
+            assert!(conns.len() <= 50);
+            told.extend(conns.iter().map(|c| (c.original.sport, c.original.dport)));
+            cursor = next;
+        }
+        let ended = lab.events.drain(..).filter_map(|e| match e {
+            Event::Conn(ConnEvent { kind: ConnEventKind::Destroy(CtEvent::Flushed), conn }) => {
+                Some((conn.original.sport, conn.original.dport))
+            }
+            _ => None,
+        });
+        assert_eq!(told, ended.collect::<Vec<_>>(), "those, and in this order");
+        assert!(told.len() >= 400 && told.iter().all(|&(_, dport)| dport == 53), "{}", told.len());
+        lab.run();
+        let left: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.original.dport)).collect();
+        assert!(told.iter().all(|t| !left.contains(t)));
+        lab.collect();
+    }
 }
 
 #[test]

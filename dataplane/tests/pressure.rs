@@ -219,7 +219,12 @@ fn a_mark_that_the_operator_changes_is_judged_at_once() {
         lab.passes(LAN, &question(1000), WAN);
         lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
         let change = ConnChange { mark: Some((u32::MAX, 7)), ..ConnChange::default() };
-        lab.command(|| Command::Update { cursor: 0, filter: ConnFilter::default(), change });
+        lab.command(|| Command::Update {
+            cursor: 0,
+            filter: ConnFilter::default(),
+            change,
+            into: Vec::with_capacity(8),
+        });
         assert_eq!(lab.conns()[0].mark, 7);
         lab.refuses(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), DropReason::PolicyDefault);
     });

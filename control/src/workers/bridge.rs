@@ -24,7 +24,6 @@ pub enum Answer {
     Got(Option<ConnView>),
     Sides(Option<Box<SavedSides>>),
     Created(u64, Vec<(usize, CreateError)>),
-    Updated(Option<u64>),
     Expectations(Vec<ExpectView>),
 }
 
@@ -59,7 +58,6 @@ impl Bridge {
                 Event::Sides { found, sides } => answer(Answer::Sides(found.then_some(sides))),
                 // The connections of the command come back to be freed here.
                 Event::Created { made, refused, conns: _ } => answer(Answer::Created(made, refused)),
-                Event::Updated { next, .. } => answer(Answer::Updated(next)),
                 Event::Expectations { expectations } => answer(Answer::Expectations(expectations)),
                 Event::Conn(event) => self.changes.report(worker, event),
                 Event::Resolve { interface, address } => {

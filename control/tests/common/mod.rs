@@ -165,19 +165,40 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 }
                 say(Event::Created { made: (conns.len() - refused.len()) as u64, refused, conns });
             }
-            Command::Update { cursor, filter, change } => {
-                let from = usize::try_from(cursor).expect("cursor");
-                let end = me.conns.len().min(from + SCAN_PER_COMMAND as usize);
-                let mut changed = 0;
-                for conn in me.conns[from..end].iter_mut().filter(|c| c.is_among(&filter)) {
-                    let (mask, value) = change.mark.unwrap_or((0, 0));
-                    conn.mark = conn.mark & !mask | value & mask;
-                    conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
-                    conn.assured |= change.assured;
-                    changed += 1;
+            Command::Delete { cursor, filter, mut into } => {
+                let room = into.capacity();
+                let mut at = usize::try_from(cursor).expect("cursor");
+                let mut left = SCAN_PER_COMMAND;
+                for conn in me.conns.split_off(at) {
+                    let looks = left > 0 && into.len() < room;
+                    left -= u32::from(looks);
+                    if looks && conn.is_among(&filter) {
+                        into.push(conn);
+                    } else {
+                        at += usize::from(looks);
+                        me.conns.push(conn);
+                    }
                 }
-                let next = (end < me.conns.len()).then_some(end as u64);
-                say(Event::Updated { next, changed });
+                let next = (at < me.conns.len()).then_some(at as u64);
+                say(Event::Listed { next, conns: into });
+            }
+            Command::Update { cursor, filter, change, mut into } => {
+                let room = into.capacity();
+                let mut at = usize::try_from(cursor).expect("cursor");
+                let end = me.conns.len().min(at + SCAN_PER_COMMAND as usize);
+                while at < end && into.len() < room {
+                    let conn = &mut me.conns[at];
+                    if conn.is_among(&filter) {
+                        let (mask, value) = change.mark.unwrap_or((0, 0));
+                        conn.mark = conn.mark & !mask | value & mask;
+                        conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
+                        conn.assured |= change.assured;
+                        into.push(conn.clone());
+                    }
+                    at += 1;
+                }
+                let next = (at < me.conns.len()).then_some(at as u64);
+                say(Event::Listed { next, conns: into });
             }
             Command::Expectations { mut into } => {
                 let room = into.capacity();

@@ -17,7 +17,7 @@ use crate::forward::route::Fib;
 use crate::helper::saved::SavedSides;
 use crate::steer::Steer;
 
-/// Connection table slots that one [`Command::List`], [`Command::Flush`] or [`Command::Update`] looks at.
+/// Connection table slots that one [`Command::List`], [`Command::Delete`], [`Command::Update`] or [`Command::Flush`] looks at.
 pub const SCAN_PER_COMMAND: u32 = 4096;
 
 /// A request to one worker.
@@ -43,6 +43,16 @@ pub enum Command {
         /// Where to begin.
         cursor: u64,
         /// Which to report.
+        filter: ConnFilter,
+        /// An empty vector whose capacity bounds the answer.
+        into: Vec<ConnView>,
+    },
+    /// End the matching connections among the next from `cursor`, and put each into `into` as it was just before, never
+    /// beyond its capacity. Answer: [`Event::Listed`].
+    Delete {
+        /// Where to begin.
+        cursor: u64,
+        /// Which to end.
         filter: ConnFilter,
         /// An empty vector whose capacity bounds the answer.
         into: Vec<ConnView>,
@@ -74,7 +84,8 @@ pub enum Command {
         /// An empty vector with room for as many refusals.
         refused: Vec<(usize, CreateError)>,
     },
-    /// Change the matching connections among the next from `cursor`. Answer: [`Event::Updated`].
+    /// Change the matching connections among the next from `cursor`, and put each into `into` as it is then, never beyond
+    /// its capacity. Answer: [`Event::Listed`].
     Update {
         /// Where to begin.
         cursor: u64,
@@ -82,6 +93,8 @@ pub enum Command {
         filter: ConnFilter,
         /// What to change.
         change: ConnChange,
+        /// An empty vector whose capacity bounds the answer.
+        into: Vec<ConnView>,
     },
     /// Report all expectations, within the capacity of `into`. Answer: [`Event::Expectations`].
     Expectations {
@@ -121,7 +134,7 @@ pub enum Event {
         /// What it replaced.
         old: Arc<Fib>,
     },
-    /// Part of a dump.
+    /// Part of a dump, or of what was ended or changed.
     Listed {
         /// Where to go on; `None` at the end.
         next: Option<u64>,
@@ -155,13 +168,6 @@ pub enum Event {
         refused: Vec<(usize, CreateError)>,
         /// The connections of the command, to be freed.
         conns: Vec<ConnSpec>,
-    },
-    /// Part of an update.
-    Updated {
-        /// Where to go on; `None` at the end.
-        next: Option<u64>,
-        /// How many connections were changed.
-        changed: u64,
     },
     /// The expectations of this worker's connections.
     Expectations {

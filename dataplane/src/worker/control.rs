@@ -33,8 +33,12 @@ impl<I: Io> Worker<I> {
                     self.begin_walk(Walk::new(cursor, filter, Task::Flush(0)));
                     continue;
                 }
-                Command::Update { cursor, filter, change } => {
-                    self.begin_walk(Walk::new(cursor, filter, Task::Update(change, 0)));
+                Command::Delete { cursor, filter, into } => {
+                    self.begin_walk(Walk::new(cursor, filter, Task::Delete(into)));
+                    continue;
+                }
+                Command::Update { cursor, filter, change, into } => {
+                    self.begin_walk(Walk::new(cursor, filter, Task::Update(change, into)));
                     continue;
                 }
                 Command::Get { tuple } => {
