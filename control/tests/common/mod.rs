@@ -20,7 +20,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::{Limits, Policy};
-use dataplane::api::stats::{RuleCounters, WorkerStats};
+use dataplane::api::rules::RuleCounters;
+use dataplane::api::stats::WorkerStats;
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, SavedSides, Tuple};
 use parking_lot::Mutex;
 

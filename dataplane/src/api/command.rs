@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::policy::{HelperKind, Policy};
-use super::stats::{CtEvent, RuleCounters};
+use super::rules::RuleCounters;
+use super::stats::CtEvent;
 use crate::conntrack::limit::Limits;
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
@@ -23,8 +24,7 @@ pub const SCAN_PER_COMMAND: u32 = 4096;
 /// A request to one worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Judge by this policy from the next burst on. `rules` are this worker's counters, one per rule, then one for the
-    /// default. Answer: [`Event::PolicyInForce`].
+    /// Judge by this policy from the next burst on. `rules` are this worker's counters of its rules. Answer: [`Event::PolicyInForce`].
     Policy {
         /// The new snapshot.
         policy: Arc<Policy>,

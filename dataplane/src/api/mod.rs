@@ -6,6 +6,7 @@
 pub mod command;
 pub mod launch;
 pub mod policy;
+pub mod rules;
 pub mod stats;
 
 pub use crate::conntrack::tuple::{Direction, Tuple};

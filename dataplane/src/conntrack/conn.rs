@@ -18,7 +18,7 @@ use crate::time::Nanos;
 pub struct Cached {
     /// The worker's epoch in which this was found; 0 is never current.
     pub epoch: u32,
-    /// The rule that decided, the class that packets had, and whether the rule accepts: see [`Cached::decision`].
+    /// The counter of what the rules decided, the class that packets had, and whether they accept.
     decision: u32,
     /// Where packets came in: rules know zones and interfaces, tuples do not.
     pub in_port: PortIdx,
@@ -28,14 +28,14 @@ pub struct Cached {
     pub neighbour: u32,
 }
 
-/// Bits of [`Cached::decision`]: the rule's index, below it three bits of class and one of acceptance.
+/// Bits of [`Cached::decision`]: the counter, below it three bits of class and one of acceptance.
 const DECISION_SHIFT: u32 = 4;
-const _: () = assert!(crate::api::policy::MAX_RULES < 1 << (32 - DECISION_SHIFT));
+const _: () = assert!(crate::api::policy::MAX_RULES + crate::api::rules::TRAILS < 1 << (32 - DECISION_SHIFT));
 
 impl Cached {
     /// What was found for packets of class `state` that came in by `in_port`.
-    pub const fn new(epoch: u32, rule: u32, state: CtState, accept: bool, in_port: PortIdx) -> Self {
-        let decision = rule << DECISION_SHIFT | (state as u32) << 1 | accept as u32;
+    pub const fn new(epoch: u32, counter: u32, state: CtState, accept: bool, in_port: PortIdx) -> Self {
+        let decision = counter << DECISION_SHIFT | (state as u32) << 1 | accept as u32;
         Self { epoch, decision, in_port, egress: PortIdx(0), neighbour: 0 }
     }
 
@@ -44,12 +44,12 @@ impl Cached {
         Self { egress, neighbour, ..self }
     }
 
-    /// The rule that decided.
-    pub const fn rule(&self) -> u32 {
+    /// The counter of packets of which this holds: see [`crate::api::rules`].
+    pub const fn counter(&self) -> u32 {
         self.decision >> DECISION_SHIFT
     }
 
-    /// Whether that rule accepts.
+    /// Whether the rule that decided accepts.
     pub const fn accepts(&self) -> bool {
         self.decision & 1 == 1
     }
