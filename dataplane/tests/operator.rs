@@ -281,6 +281,29 @@ fn a_connection_put_into_the_table_ends_as_any_other() {
 }
 
 #[test]
+fn a_timeout_is_shown_as_it_was_set_and_kept_to_a_fifteenth_of_a_second() {
+    let mut lab = Lab::new(closed());
+    let spec = ConnSpec { timeout_s: 5, ..saved(proto::UDP, 1000, 2000) };
+    let there = |lab: &mut Lab, at: Nanos| {
+        lab.now = at;
+        lab.command(|| Command::Get { tuple: spec.original });
+        lab.events.drain(..).find_map(|e| if let Event::Got { conn } = e { conn } else { None })
+    };
+    // Steps that do not go evenly into the 67 ms in which deadlines are kept.
+    for step in 0..50 {
+        lab.now = Nanos::from_millis(1000 + 10_009 * step);
+        let start = lab.now;
+        assert_eq!(create(&mut lab, std::slice::from_ref(&spec)), (1, vec![]));
+        assert_eq!(there(&mut lab, start).map(|c| c.timeout_s), Some(5), "step {step}");
+        assert_eq!(there(&mut lab, start + Nanos::from_millis(1080)).map(|c| c.timeout_s), Some(3), "step {step}");
+        assert!(there(&mut lab, start + Nanos::from_millis(4999)).is_some(), "step {step}: early");
+        assert!(there(&mut lab, start + Nanos::from_millis(5068)).is_none(), "step {step}: late");
+        lab.wait(Nanos::from_millis(300));
+        assert_eq!(lab.entries(), 0);
+    }
+}
+
+#[test]
 fn a_connection_is_found_by_either_of_its_tuples() {
     everywhere(closed(), |lab| {
         create(lab, &[saved(proto::UDP, 1000, 2000)]);
@@ -310,10 +333,10 @@ fn an_update_changes_those_that_match_and_no_others() {
         let change = ConnChange { mark: Some((0xff00, 0xab00)), timeout_s: Some(20), assured: true };
         lab.command(|| Command::Update { cursor: 0, filter, change, into: Vec::with_capacity(8) });
         let told: Vec<_> = reported(lab).iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
-        assert_eq!(told, [(1000, 0xab05, 19, true)]);
+        assert_eq!(told, [(1000, 0xab05, 20, true)]);
         let mut seen: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
         seen.sort_unstable();
-        assert_eq!(seen, [(1000, 0xab05, 19, true), (1001, 5, 299, true)]);
+        assert_eq!(seen, [(1000, 0xab05, 20, true), (1001, 5, 300, true)]);
         lab.wait(Nanos::from_secs(21));
         assert_eq!(lab.entries(), 1);
     });

@@ -282,9 +282,9 @@ fn timed(udp: u64) -> PolicySpec {
 fn a_rule_gives_its_connections_timeouts_of_their_own() {
     everywhere(timed(5), |lab| {
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 4);
+        assert_eq!(lab.conns()[0].timeout_s, 5);
         lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
-        assert_eq!(lab.conns()[0].timeout_s, 4);
+        assert_eq!(lab.conns()[0].timeout_s, 5);
         lab.wait(Nanos::from_millis(5200));
         assert_eq!(lab.entries(), 0);
     });
@@ -296,10 +296,10 @@ fn a_reload_changes_the_timeouts_of_what_lives_at_its_next_packet() {
         lab.passes(LAN, &question(1000), WAN);
         lab.reload(timed(50));
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 49);
+        assert_eq!(lab.conns()[0].timeout_s, 50);
         lab.reload(usual());
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 29);
+        assert_eq!(lab.conns()[0].timeout_s, 30);
     });
 }
 

@@ -120,9 +120,9 @@ const COARSE: u32 = 26;
 struct Coarse(u32);
 
 impl Coarse {
-    /// The last such point that is not after `t`.
+    /// The first such point that is not before `t`: what was set for some seconds is shown as that.
     fn at(t: Nanos) -> Self {
-        Self(u32::try_from(t.0 >> COARSE).unwrap_or(u32::MAX))
+        Self(u32::try_from(t.0.div_ceil(1 << COARSE)).unwrap_or(u32::MAX))
     }
 
     fn nanos(self) -> Nanos {
@@ -169,7 +169,7 @@ impl Conn {
         Self { deadline: Coarse::at(now + timeout), start, in_port, l4, ..Self::default() }
     }
 
-    /// When it expires if nothing comes, at most 67 ms before its timeout.
+    /// When it expires if nothing comes, less than 67 ms after its timeout.
     #[inline]
     pub fn deadline(&self) -> Nanos {
         self.deadline.nanos()

@@ -9,6 +9,9 @@ use crate::conntrack::conn::Flags;
 use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::time::Nanos;
 
+/// The kernel counts what is left of a timeout in ticks, of 4 ms with most configurations: within one, all of it is left.
+const JIFFY: Nanos = Nanos::from_millis(4);
+
 impl Path {
     /// What is known of a connection.
     pub fn view(&self, id: ConnId, now: Nanos) -> ConnView {
@@ -19,7 +22,7 @@ impl Path {
             original: self.conntrack.tuple(id, Direction::Original),
             reply: self.conntrack.tuple(id, Direction::Reply),
             state: conn.l4.name(),
-            timeout_s: seconds(conn.deadline().since(now)),
+            timeout_s: seconds((conn.deadline() + JIFFY).since(now)),
             replied: conn.flags.has(Flags::REPLIED),
             assured: conn.flags.has(Flags::ASSURED),
             expected: conn.flags.has(Flags::EXPECTED),
