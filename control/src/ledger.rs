@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use dataplane::api::policy::Policy;
-use dataplane::api::stats::RuleCounters;
+use dataplane::api::rules::RuleCounters;
 
 /// The name under which the policy's default is counted.
 pub const DEFAULT_RULE: &str = "default";
@@ -18,7 +18,7 @@ pub const DEFAULT_RULE: &str = "default";
 /// Packets and bytes of one rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleTotal {
-    /// Packets it decided on.
+    /// Packets it decided on, or let go on.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -47,8 +47,7 @@ pub struct Ledger {
 impl Ledger {
     /// Opens the book of a new policy and answers one array of counters per worker.
     pub fn open(&mut self, policy: &Arc<Policy>, workers: usize) -> Vec<Arc<RuleCounters>> {
-        let rules = policy.spec().rules.len();
-        let counters: Vec<_> = (0..workers).map(|_| Arc::new(RuleCounters::new(rules))).collect();
+        let counters: Vec<_> = (0..workers).map(|_| Arc::new(RuleCounters::new(policy.spec()))).collect();
         self.snapshots
             .push_back(Snapshot { policy: Arc::clone(policy), counters: counters.iter().cloned().map(Some).collect() });
         counters
@@ -109,8 +108,8 @@ impl Ledger {
 
 fn add(sums: &mut HashMap<String, RuleTotal>, s: &Snapshot, counters: &RuleCounters) {
     let names = s.policy.spec().rules.iter().map(|r| r.name.as_str()).chain([DEFAULT_RULE]);
-    for (name, (packets, bytes)) in names.zip(&counters.rules) {
-        let seen = RuleTotal { packets: packets.value(), bytes: bytes.value() };
+    for (name, (packets, bytes)) in names.zip(counters.totals()) {
+        let seen = RuleTotal { packets, bytes };
         match sums.get_mut(name) {
             Some(total) => *total += seen,
             None => drop(sums.insert(name.to_owned(), seen)),

@@ -167,8 +167,10 @@ fn nat_ports(f: &mut Families, g: &Gateway) {
 
 fn policy(f: &mut Families, g: &Gateway) {
     let totals = g.ledger.lock().totals();
-    let mut packets =
-        f.counter("sluice_rule_packets_total", "Packets that the rule decided on, carried over reloads by name.");
+    let mut packets = f.counter(
+        "sluice_rule_packets_total",
+        "Packets that the rule saw: decided on, or let go on. Carried over reloads by name.",
+    );
     for (rule, total) in &totals {
         packets.add(&[("rule", rule)], total.packets);
     }

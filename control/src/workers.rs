@@ -4,21 +4,20 @@
 //! workers have dropped their ends of the message channel.
 //! *Threads*: one std thread, `sluice-messages`, blocks on the workers' messages and sorts them ([`bridge`]). All else
 //! runs on control's one tokio thread. What workers send back (old policies and forwarding tables) is freed on these two.
-//! *Limits*: a worker answers commands about its connections in the order it got them, so those of one step are under
-//! way per worker, and no other's; dumps of several clients take turns chunk by chunk.
+//! *Limits*: a worker answers commands about its connections in the order it got them, so one is under way
+//! per worker, and no other's; dumps of several clients take turns chunk by chunk.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use dataplane::api::Tuple;
 use dataplane::api::command::{
-    CREATE_PER_COMMAND, Command, ConnChange, ConnFilter, ConnSpec, ConnView, CreateError, ExpectView, Message,
-    SCAN_PER_COMMAND, home_of,
+    CREATE_PER_COMMAND, Command, ConnChange, ConnFilter, ConnSpec, ConnView, CreateError, ExpectView, Message, home_of,
 };
 use dataplane::api::launch::{Handle, PortInfo, WorkerHandle};
 use dataplane::api::stats::WorkerStats;
+use dataplane::api::{SavedSides, Tuple};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -29,11 +28,8 @@ use bridge::{Answer, Bridge};
 
 mod bridge;
 
-/// Connections per chunk of a dump.
+/// Connections that one step of a walk reports.
 pub const LIST_CHUNK: usize = 256;
-
-/// Slots that one command looks at: a dump with room for as many stops where a flush of the same slots does.
-const STEP: usize = SCAN_PER_COMMAND as usize;
 
 /// Wishes for neighbours that may wait for the kernel mirror; those beyond are forgotten, and the worker asks again.
 pub const RESOLVE_QUEUE: usize = 1024;
@@ -256,11 +252,7 @@ impl Workers {
         cursor: u64,
         filter: ConnFilter,
     ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
-        let command = Command::List { cursor, filter, into: Vec::with_capacity(LIST_CHUNK) };
-        match self.ask(worker, command).await? {
-            Answer::Listed(next, conns) => Ok((conns, next)),
-            _ => Err(WorkerError::Stuck { worker }),
-        }
+        self.walk(worker, Command::List { cursor, filter, into: Vec::with_capacity(LIST_CHUNK) }).await
     }
 
     /// Has `worker` end the matching connections among the next from `cursor`; answers how many and where to go on.
@@ -279,8 +271,8 @@ impl Workers {
         }
     }
 
-    /// The same, and answers the connections as they were just before: the worker walks over the same entries twice, one
-    /// walk right after the other. What comes in between is ended and not shown.
+    /// Has `worker` end the matching connections among the next from `cursor`; answers them as they were just before, and
+    /// where to go on.
     ///
     /// # Errors
     /// Where the worker has ended or is stuck.
@@ -290,15 +282,11 @@ impl Workers {
         cursor: u64,
         filter: ConnFilter,
     ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
-        let list = Command::List { cursor, filter, into: Vec::with_capacity(STEP) };
-        match self.ask_both(worker, list, Command::Flush { cursor, filter }).await? {
-            (Answer::Listed(_, conns), Answer::Flushed(next, _)) => Ok((conns, next)),
-            _ => Err(WorkerError::Stuck { worker }),
-        }
+        self.walk(worker, Command::Delete { cursor, filter, into: Vec::with_capacity(LIST_CHUNK) }).await
     }
 
     /// Has `worker` change the matching connections among the next from `cursor`; answers them with the change, and where
-    /// to go on. As with [`Self::delete`], the worker walks twice.
+    /// to go on.
     ///
     /// # Errors
     /// Where the worker has ended or is stuck.
@@ -309,20 +297,15 @@ impl Workers {
         filter: ConnFilter,
         change: ConnChange,
     ) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
-        let list = Command::List { cursor, filter, into: Vec::with_capacity(STEP) };
-        let update = Command::Update { cursor, filter, change };
-        let (Answer::Listed(_, mut conns), Answer::Updated(next)) = self.ask_both(worker, list, update).await? else {
-            return Err(WorkerError::Stuck { worker });
-        };
-        // The change may be such that the filter finds them no more.
-        for conn in &mut conns {
-            if let Some((mask, value)) = change.mark {
-                conn.mark = conn.mark & !mask | value & mask;
-            }
-            conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
-            conn.assured |= change.assured;
+        self.walk(worker, Command::Update { cursor, filter, change, into: Vec::with_capacity(LIST_CHUNK) }).await
+    }
+
+    /// One step of a walk that reports what it comes by.
+    async fn walk(&self, worker: usize, command: Command) -> Result<(Vec<ConnView>, Option<u64>), WorkerError> {
+        match self.ask(worker, command).await? {
+            Answer::Listed(next, conns) => Ok((conns, next)),
+            _ => Err(WorkerError::Stuck { worker }),
         }
-        Ok((conns, next))
     }
 
     /// The connection that has `tuple` in either direction, and the worker that owns it.
@@ -338,6 +321,17 @@ impl Workers {
             }
         }
         Ok(None)
+    }
+
+    /// What FTP's helper knows of the connection of `worker` that has `tuple`; `None` where there is none with that helper.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn sides(&self, worker: usize, tuple: Tuple) -> Result<Option<Box<SavedSides>>, WorkerError> {
+        match self.ask(worker, Command::Sides { tuple, into: Box::default() }).await? {
+            Answer::Sides(sides) => Ok(sides),
+            _ => Err(WorkerError::Stuck { worker }),
+        }
     }
 
     /// Puts `conns` into the tables of the workers where they belong, [`CREATE_PER_COMMAND`] at a time.
@@ -422,15 +416,6 @@ impl Workers {
         let mut talk = self.workers[worker].talk.lock().await;
         self.begin(worker, &mut talk, command).await?;
         self.answer(worker, &mut talk).await
-    }
-
-    /// Sends two commands before it waits for the first answer.
-    async fn ask_both(&self, worker: usize, a: Command, b: Command) -> Result<(Answer, Answer), WorkerError> {
-        let mut talk = self.workers[worker].talk.lock().await;
-        self.begin(worker, &mut talk, a).await?;
-        self.send(worker, b).await?;
-        talk.outstanding += 1;
-        Ok((self.answer(worker, &mut talk).await?, self.answer(worker, &mut talk).await?))
     }
 
     /// Sends a command once all that nobody took is out of the way.

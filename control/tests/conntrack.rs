@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use common::{Lab, eventually, tcp_conn};
 use control::changes::QUEUE;
-use dataplane::api::Tuple;
 use dataplane::api::command::{CREATE_PER_COMMAND, ConnEvent, ConnEventKind, ConnView, Event, ExpectView, home_of};
 use dataplane::api::policy::HelperKind;
 use dataplane::api::stats::CtEvent;
+use dataplane::api::{Edit, SavedSide, StreamParts, Tuple};
 use serde_json::Value;
 
 const RULES: &str = "    - {name: established, state: [established, related], action: accept}
@@ -144,6 +144,37 @@ fn filters_by_mark_and_zone_reach_the_workers() {
 }
 
 #[test]
+fn filters_by_keys_ports_and_translation_reach_the_workers() {
+    let lab = Lab::start(1, RULES);
+    let gre = Tuple { proto: 47, sport: 0x1234, dport: 0x5678, ..tcp_conn(1).original };
+    let plain = udp_conn(5000);
+    lab.fake.seen[0].lock().conns = vec![
+        ConnView { original: gre, reply: gre.inverse(), state: None, ..tcp_conn(1) },
+        ConnView { expected: true, ..plain },
+        tcp_conn(5000),
+    ];
+    for (filter, found) in [
+        ("--srckey 0x1234", "gre"),
+        ("--dstkey 0x5678", "gre"),
+        ("--reply-key-src 0x5678 --reply-key-dst 0x1234", "gre"),
+        ("--srckey 5000", ""),
+        ("--reply-port-src 53", "udp"),
+        ("--reply-port-dst 5000", "udp tcp"),
+        ("--any-nat", "tcp"),
+        ("-j 198.51.100.0/24", "tcp"),
+        ("-j 192.0.2.10", ""),
+        ("-u EXPECTED", "udp"),
+        ("--icmp-type 8", ""),
+    ] {
+        let all: Vec<&str> = ["conntrack", "list"].into_iter().chain(filter.split(' ')).collect();
+        let text = lab.ctl(&all).expect("list");
+        let names: Vec<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+        assert_eq!(names.join(" "), found, "{filter}");
+    }
+    lab.stop();
+}
+
+#[test]
 fn what_is_deleted_is_shown_and_counted() {
     let lab = Lab::start(2, RULES);
     lab.fake.seen[0].lock().conns = (0..1500).flat_map(|i| [tcp_conn(i), udp_conn(i)]).collect();
@@ -216,7 +247,7 @@ fn a_connection_is_made_on_the_worker_where_it_belongs() {
             assert_eq!(home_of(&spec.original, 2), worker);
             assert_eq!(spec.reply.dst.to_string(), "198.51.100.2");
             assert_eq!((spec.state, spec.timeout_s, spec.mark), (Some("ESTABLISHED"), 600, 5));
-            assert!(spec.assured && spec.replied && spec.age_s <= 60);
+            assert!(spec.assured && spec.replied && spec.age_ms <= 60_000);
             assert!(!spec.judge, "the operator's word stands");
         }
     }
@@ -419,13 +450,18 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     let ftp = ConnView { helper: Some(HelperKind::Ftp), timeout_policy: 2, mark: 7, ..tcp_conn(1) };
     let zoned = ConnView {
         original: Tuple { ct_zone: 7, ..tcp_conn(2).original },
-        age_s: 1000,
+        age_ms: 1_000_000,
+        expected: true,
         interface: 1,
         local: true,
         ..tcp_conn(2)
     };
     let conns: Vec<_> = (1000..3000).map(udp_conn).chain([ftp.clone(), zoned.clone()]).collect();
     lab.fake.seen[0].lock().conns.clone_from(&conns);
+    let edit = Edit { at: 9, old: 3, text: b"long\r".iter().copied().collect() };
+    let stream = StreamParts { offset: 7, edits: [edit].into_iter().collect(), ..StreamParts::default() };
+    let sides = Box::new([SavedSide { next: Some(12), stream, ..SavedSide::default() }, SavedSide::default()]);
+    lab.fake.seen[0].lock().sides.push((ftp.original, sides.clone()));
     let file = std::env::temp_dir().join(format!("sluice-saved-{}.ndjson", std::process::id()));
     let path = file.to_str().expect("path").to_owned();
     let said = lab.ctl(&["conntrack", "save", &path]).expect("save");
@@ -453,10 +489,12 @@ fn a_saved_table_comes_back_with_names_on_another_number_of_workers() {
     let of = |original: Tuple| back.iter().find(|s| s.original == original).expect("it came back");
     let (a, b) = (of(ftp.original), of(zoned.original));
     assert_eq!((a.helper, a.timeout_policy, a.mark), (Some(HelperKind::Ftp), 1, 7));
+    assert_eq!((&a.sides, &b.sides), (&Some(sides), &None), "what its helper knows comes along");
+    assert_eq!((a.expected, b.expected), (false, true));
     assert_eq!((a.reply, a.state, a.timeout_s), (ftp.reply, ftp.state, ftp.timeout_s));
     assert_eq!((a.packets, a.bytes, a.replied, a.assured), (ftp.packets, ftp.bytes, true, true));
     assert_eq!((a.interface, a.local, b.interface, b.local), (0, false, 1, true), "by their names");
-    assert!((1000..1060).contains(&b.age_s), "it goes on from its start");
+    assert!((999_000..1_060_000).contains(&b.age_ms), "it goes on from its start");
     assert!(back.iter().all(|s| s.judge), "another policy may have made them");
     assert_eq!(back.len(), conns.len());
     let again = lab.ctl(&["conntrack", "restore", &path]).expect("restore");

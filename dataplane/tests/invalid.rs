@@ -177,7 +177,7 @@ fn headers_that_are_not_known_are_protocols_of_their_own() {
             lab.passes(LAN, &behind(other(HOST6, SERVER6, p, b"\x3b\0\0\0\0\0\0\0"), &[(60, PADDING)]), WAN);
             lab.moved(&["class new original +1", "event new +1"]);
         }
-        assert!(lab.conns().iter().all(|c| c.timeout_s == 599));
+        assert!(lab.conns().iter().all(|c| c.timeout_s == 600));
     });
 }
 

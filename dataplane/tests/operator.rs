@@ -2,12 +2,14 @@
 
 mod common;
 
+use common::ftp::{announced, comma, masqueraded};
 use common::lab::*;
 use common::pkt::*;
-use dataplane::api::DropReason;
+use common::session::{Session, Side};
 use dataplane::api::command::*;
 use dataplane::api::policy::*;
 use dataplane::api::stats::CtEvent;
+use dataplane::api::{DropReason, Edit, SavedSide, SavedSides, StreamParts, Text};
 use dataplane::conntrack::tuple::{Tuple, proto};
 use dataplane::time::Nanos;
 
@@ -32,15 +34,29 @@ fn saved(proto: u8, sport: u16, external: u16) -> ConnSpec {
         replied: true,
         assured: true,
         mark: 5,
+        expected: false,
         helper: None,
+        sides: None,
         timeout_policy: 0,
-        age_s: 0,
+        age_ms: 0,
         packets: [10, 1 << 40],
         bytes: [1000, 1 << 50],
         interface: 0,
         local: false,
         judge: false,
     }
+}
+
+/// What the walks that have ended since were about, and took each from the table's beginning to its end.
+fn reported(lab: &mut Lab) -> Vec<ConnView> {
+    let mut all = Vec::new();
+    for e in lab.events.drain(..) {
+        if let Event::Listed { next, conns } = e {
+            assert_eq!(next, None);
+            all.extend(conns);
+        }
+    }
+    all
 }
 
 /// Puts connections where they belong; gives what was made, and what was refused.
@@ -80,6 +96,30 @@ fn a_connection_put_into_the_table_is_followed_and_translated() {
 }
 
 #[test]
+fn a_restored_connection_may_be_older_than_the_process() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    everywhere(closed(), |lab| {
+        let age = |lab: &mut Lab, sport| {
+            let of = ConnFilter { sport: Some(sport), ..ConnFilter::default() };
+            lab.list(of).first().map(|c| c.age_ms).expect("it is there")
+        };
+        // 0, within the uptime, beyond it, as far back as can be kept, and what no clock says.
+        let ages = [0, 500, 30 * DAY_MS, 4 * 365 * DAY_MS, u64::MAX];
+        for (sport, age_ms) in (1000..).zip(ages) {
+            create(lab, &[ConnSpec { age_ms, ..saved(proto::UDP, sport, sport) }]);
+        }
+        for (sport, age_ms) in (1000..).zip(ages).take(4) {
+            let seen = age(lab, sport);
+            assert!((age_ms..age_ms + 68).contains(&seen), "{age_ms} ms: {seen} ms");
+        }
+        assert!(age(lab, 1004) > 4 * 365 * DAY_MS);
+        lab.wait(Nanos::from_secs(100));
+        let seen = age(lab, 1002);
+        assert!((30 * DAY_MS + 100_000..30 * DAY_MS + 100_068).contains(&seen), "it goes on: {seen}");
+    });
+}
+
+#[test]
 fn the_policy_is_asked_about_a_restored_connection() {
     let mut open = closed();
     open.rules.push(rule("web", Match { dport: vec![80..=80], ..from_to(LAN_ZONE, WAN_ZONE) }, Action::Accept));
@@ -90,6 +130,120 @@ fn the_policy_is_asked_about_a_restored_connection() {
             assert_eq!((out.len(), lab.entries()), if passes { (1, 1) } else { (0, 0) });
         });
     }
+}
+
+/// What the helper knows of a connection, on whichever worker.
+fn sides(lab: &mut Lab, tuple: Tuple) -> Option<Box<SavedSides>> {
+    lab.command(|| Command::Sides { tuple, into: Box::default() });
+    let mut answers = lab.events.drain(..).filter_map(|e| match e {
+        Event::Sides { found: true, sides } => Some(sides),
+        _ => None,
+    });
+    answers.next()
+}
+
+/// The connections of a gateway in another one, as a saved table brings them there.
+fn carried_over(lab: &mut Lab, spec: PolicySpec, workers: usize) -> Lab {
+    let mut after = Lab::with(spec, Setup { workers, seed: 7, ..Setup::default() });
+    for c in lab.conns() {
+        let spec = ConnSpec {
+            original: c.original,
+            reply: c.reply,
+            state: c.state,
+            timeout_s: c.timeout_s,
+            replied: c.replied,
+            assured: c.assured,
+            expected: c.expected,
+            mark: c.mark,
+            helper: c.helper,
+            sides: sides(lab, c.reply),
+            timeout_policy: c.timeout_policy,
+            age_ms: c.age_ms,
+            packets: c.packets,
+            bytes: c.bytes,
+            interface: c.interface,
+            local: c.local,
+            judge: true,
+        };
+        assert_eq!(create(&mut after, &[spec]), (1, vec![]));
+    }
+    after
+}
+
+#[test]
+fn an_ftp_connection_whose_text_was_lengthened_goes_on_after_a_restore() {
+    everywhere(masqueraded(), |lab| {
+        let mut s = Session::login(lab, LAN, (HOST, 4000), WAN, (SERVER, 21));
+        let line = format!("PORT {}\r\n", comma(HOST, 5001));
+        let (at, heard) = (s.client.next, s.says(lab, Side::Client, &line));
+        assert!(heard.len() > line.len() && heard.contains("198,51,100,1,"), "{heard}");
+        s.says(lab, Side::Server, "200 ok\r\n");
+        // The next one is cut within its argument, which is withheld.
+        assert_eq!(s.says(lab, Side::Client, "PORT 10,0,0,2,19,"), "PORT ");
+        for workers in [1, 2] {
+            let mut s = s.clone();
+            let mut after = carried_over(lab, masqueraded(), workers);
+            let after = &mut after;
+            assert_eq!(after.conns()[0].helper, Some(HelperKind::Ftp));
+            let numbers = |s: &Session| (s.client.waits, s.server.waits);
+            let before = numbers(&s);
+            let again = s.sends(after, Side::Client, at, &line);
+            assert_eq!(
+                again.iter().map(Seen::text).collect::<Vec<_>>(),
+                [heard.as_str()],
+                "sent again, it is changed alike"
+            );
+            assert_eq!(numbers(&s), before);
+            let rest = s.says(after, Side::Client, "138\r\n");
+            let (address, port) = announced(&format!("PORT {rest}"), "");
+            assert!(rest.ends_with("\r\n") && address == GATEWAY, "{rest}");
+            s.says(after, Side::Server, "200 ok\r\n");
+            s.says(after, Side::Client, "NOOP\r\n");
+            s.in_step(after);
+            let call = tcp(SERVER, 20, &address, port, SYN, 1, 0, b"");
+            assert_eq!(after.passes(WAN, &call, LAN).flow(), "203.0.113.5:20 > 10.0.0.2:5002");
+            after.sound();
+        }
+        // Without what the helper knew the client would be told of bytes that it has not sent.
+        let original = tuple(HOST, 4000, SERVER, 21, proto::TCP);
+        assert_eq!(sides(lab, original).map(|s| s[0].stream.edits.len()), Some(2));
+        assert_eq!(sides(lab, Tuple { dport: 22, ..original }), None);
+    });
+}
+
+#[test]
+fn a_related_connection_is_related_after_a_restore_too() {
+    everywhere(masqueraded(), |lab| {
+        let mut s = Session::login(lab, LAN, (HOST, 4000), WAN, (SERVER, 21));
+        let heard = s.says(lab, Side::Client, &format!("PORT {}\r\n", comma(HOST, 5001)));
+        let (address, port) = announced(&heard, "");
+        let call = tcp(SERVER, 20, &address, port, SYN, 1, 0, b"");
+        lab.passes(WAN, &call, LAN);
+        let mut after = carried_over(lab, masqueraded(), 2);
+        after.changed();
+        assert_eq!(after.passes(WAN, &call, LAN).flow(), "203.0.113.5:20 > 10.0.0.2:5001");
+        after.moved(&["class related original +1"]);
+        let of = ConnFilter { expected: Some(true), ..ConnFilter::default() };
+        assert_eq!(after.list(of).iter().map(|c| c.original.sport).collect::<Vec<_>>(), [20]);
+    });
+}
+
+#[test]
+fn what_no_helper_can_have_known_is_refused() {
+    everywhere(closed(), |lab| {
+        let bad = StreamParts { open: true, ..StreamParts::default() };
+        let far = [Edit { at: 1, old: 65, text: Text::new() }].into_iter().collect();
+        let side = |stream| Some(Box::new([SavedSide::default(), SavedSide { stream, ..SavedSide::default() }]));
+        let ftp = ConnSpec { helper: Some(HelperKind::Ftp), ..saved(proto::TCP, 1, 2) };
+        let conns = [
+            ConnSpec { sides: side(bad), ..ftp.clone() },
+            ConnSpec { sides: side(StreamParts { edits: far, ..StreamParts::default() }), ..ftp.clone() },
+            ConnSpec { sides: Some(Box::default()), helper: None, ..ftp.clone() },
+            ConnSpec { sides: Some(Box::default()), helper: Some(HelperKind::Tftp), ..saved(proto::UDP, 1, 2) },
+        ];
+        assert_eq!(create(lab, &conns), (0, vec![CreateError::Unfit; conns.len()]));
+        assert_eq!(create(lab, &[ConnSpec { sides: Some(Box::default()), ..ftp }]), (1, vec![]));
+    });
 }
 
 #[test]
@@ -127,6 +281,29 @@ fn a_connection_put_into_the_table_ends_as_any_other() {
 }
 
 #[test]
+fn a_timeout_is_shown_as_it_was_set_and_kept_to_a_fifteenth_of_a_second() {
+    let mut lab = Lab::new(closed());
+    let spec = ConnSpec { timeout_s: 5, ..saved(proto::UDP, 1000, 2000) };
+    let there = |lab: &mut Lab, at: Nanos| {
+        lab.now = at;
+        lab.command(|| Command::Get { tuple: spec.original });
+        lab.events.drain(..).find_map(|e| if let Event::Got { conn } = e { conn } else { None })
+    };
+    // Steps that do not go evenly into the 67 ms in which deadlines are kept.
+    for step in 0..50 {
+        lab.now = Nanos::from_millis(1000 + 10_009 * step);
+        let start = lab.now;
+        assert_eq!(create(&mut lab, std::slice::from_ref(&spec)), (1, vec![]));
+        assert_eq!(there(&mut lab, start).map(|c| c.timeout_s), Some(5), "step {step}");
+        assert_eq!(there(&mut lab, start + Nanos::from_millis(1080)).map(|c| c.timeout_s), Some(3), "step {step}");
+        assert!(there(&mut lab, start + Nanos::from_millis(4999)).is_some(), "step {step}: early");
+        assert!(there(&mut lab, start + Nanos::from_millis(5068)).is_none(), "step {step}: late");
+        lab.wait(Nanos::from_millis(300));
+        assert_eq!(lab.entries(), 0);
+    }
+}
+
+#[test]
 fn a_connection_is_found_by_either_of_its_tuples() {
     everywhere(closed(), |lab| {
         create(lab, &[saved(proto::UDP, 1000, 2000)]);
@@ -154,13 +331,62 @@ fn an_update_changes_those_that_match_and_no_others() {
         create(lab, &[ConnSpec { assured: false, ..saved(proto::UDP, 1000, 2000) }, saved(proto::UDP, 1001, 2001)]);
         let filter = ConnFilter { sport: Some(1000), ..ConnFilter::default() };
         let change = ConnChange { mark: Some((0xff00, 0xab00)), timeout_s: Some(20), assured: true };
-        lab.command(|| Command::Update { cursor: 0, filter, change });
+        lab.command(|| Command::Update { cursor: 0, filter, change, into: Vec::with_capacity(8) });
+        let told: Vec<_> = reported(lab).iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
+        assert_eq!(told, [(1000, 0xab05, 20, true)]);
         let mut seen: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.mark, c.timeout_s, c.assured)).collect();
         seen.sort_unstable();
-        assert_eq!(seen, [(1000, 0xab05, 19, true), (1001, 5, 299, true)]);
+        assert_eq!(seen, [(1000, 0xab05, 20, true), (1001, 5, 300, true)]);
         lab.wait(Nanos::from_secs(21));
         assert_eq!(lab.entries(), 1);
     });
+}
+
+#[test]
+fn what_a_deletion_reports_is_what_has_ended() {
+    // Between the turns of a walk connections come and go, before it and behind it.
+    for seed in 1..=8 {
+        let mut lab = Lab::with(usual(), Setup { seed, ..Setup::default() });
+        for port in 1000..1400 {
+            lab.passes(LAN, &udp(HOST, port, SERVER, 53, b"q"), WAN);
+        }
+        lab.command(|| Command::Subscribe(true));
+        lab.events.clear();
+        let filter = ConnFilter { dport: Some(53), ..ConnFilter::default() };
+        let (mut cursor, mut told) = (Some(0), Vec::new());
+        let mut port = 2000;
+        while let Some(from) = cursor {
+            // Less room than there is to report, so it takes several commands.
+            lab.tell(0, Command::Delete { cursor: from, filter, into: Vec::with_capacity(50) });
+            let mut answer = None;
+            while answer.is_none() {
+                for dport in [53, 53, 54] {
+                    port += 1;
+                    lab.arrive(LAN, &addressed(LAN, &udp(HOST, port, SERVER, dport, b"q")).frame());
+                }
+                lab.step(0);
+                lab.heard();
+                let listed = |e: &Event| matches!(e, Event::Listed { .. });
+                answer = lab.events.iter().position(listed).map(|at| lab.events.remove(at));
+            }
+            let Some(Event::Listed { next, conns }) = answer else { panic!("no answer") };
+            assert!(conns.len() <= 50);
+            told.extend(conns.iter().map(|c| (c.original.sport, c.original.dport)));
+            cursor = next;
+        }
+        let ended = lab.events.drain(..).filter_map(|e| match e {
+            Event::Conn(ConnEvent { kind: ConnEventKind::Destroy(CtEvent::Flushed), conn }) => {
+                Some((conn.original.sport, conn.original.dport))
+            }
+            _ => None,
+        });
+        assert_eq!(told, ended.collect::<Vec<_>>(), "those, and in this order");
+        assert!(told.len() >= 400 && told.iter().all(|&(_, dport)| dport == 53), "{}", told.len());
+        lab.run();
+        let left: Vec<_> = lab.conns().iter().map(|c| (c.original.sport, c.original.dport)).collect();
+        assert!(told.iter().all(|t| !left.contains(t)));
+        lab.collect();
+    }
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn a_tcp_connection_from_its_first_syn_to_time_wait() {
         }
         let conn = &lab.conns()[0];
         // What changes nothing is not counted: here the SYN that was sent again.
-        assert_eq!((conn.packets, conn.assured, conn.timeout_s), ([5, 4], true, 119));
+        assert_eq!((conn.packets, conn.assured, conn.timeout_s), ([5, 4], true, 120));
         assert_eq!(conn.bytes, [5 * 40 + 5, 4 * 40 + 5]);
         lab.wait(Nanos::from_secs(121));
         lab.moved(&["event expired +1"]);
@@ -343,7 +343,7 @@ fn a_connection_is_picked_up_in_mid_stream_where_the_policy_is_loose() {
     everywhere(usual(), |lab| {
         lab.passes(LAN, &there(ACK | PSH, 7000, 8000, b"data"), WAN);
         lab.moved(&["class new original +1", "event new +1"]);
-        assert_eq!((tcp_state(lab), lab.conns()[0].timeout_s), ("ESTABLISHED", 299));
+        assert_eq!((tcp_state(lab), lab.conns()[0].timeout_s), ("ESTABLISHED", 300));
         lab.passes(WAN, &back(ACK, 8000, 7004, b""), LAN);
         lab.moved(&["class established reply +1", "event replied +1"]);
         lab.passes(LAN, &there(ACK, 7004, 8000, b""), WAN);

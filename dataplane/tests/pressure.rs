@@ -194,7 +194,37 @@ fn a_rule_marks_the_connection_and_later_rules_and_packets_see_it() {
         assert_eq!(lab.conns()[0].mark, 0x13);
         lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
         lab.refuses(LAN, &udp(HOST, 1000, SERVER, 54, b""), DropReason::PolicyDefault);
-        assert_eq!([0, 1, 2, 3].map(|n| lab.rule_packets(n)), [0, 0, 2, 1], "only the rule that decides counts");
+        assert_eq!([0, 1, 2, 3].map(|n| lab.rule_packets(n)), [2, 1, 2, 1]);
+    });
+}
+
+#[test]
+fn a_rule_that_says_continue_counts_each_packet_of_a_known_connection() {
+    let mut spec = policy();
+    let udp_only = Match { proto: vec![proto::UDP], ..Match::default() };
+    spec.rules = vec![
+        rule("out", from_to(LAN_ZONE, WAN_ZONE), Action::Continue),
+        rule("udp", udp_only.clone(), Action::Continue),
+        rule("dns", Match { dport: vec![53..=53], ..udp_only.clone() }, Action::Accept),
+        rule("answers", state(&[CtState::Established]), Action::Accept),
+    ];
+    everywhere(spec.clone(), |lab| {
+        for _ in 0..3 {
+            lab.passes(LAN, &question(1000), WAN);
+        }
+        let size = lab.rule_bytes(2);
+        for _ in 0..2 {
+            lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"answer"), LAN);
+        }
+        lab.refuses(LAN, &udp(HOST, 1000, SERVER, 54, b""), DropReason::PolicyDefault);
+        lab.refuses(WAN, &udp(SERVER, 54, HOST, 1000, b""), DropReason::PolicyDefault);
+        lab.refuses(LAN, &tcp(HOST, 1000, SERVER, 54, SYN, 1, 0, b""), DropReason::PolicyDefault);
+        assert_eq!([0, 1, 2, 3, 4].map(|n| lab.rule_packets(n)), [5, 7, 3, 2, 3]);
+        assert_eq!([0, 1, 2, 3].map(|n| lab.rule_bytes(n)), [size + 28 + 40, size + 2 * 34 + 2 * 28, size, 2 * 34]);
+        // Another policy begins to count anew, for connections that are known as well.
+        lab.reload(spec.clone());
+        lab.passes(LAN, &question(1000), WAN);
+        assert_eq!([0, 1, 2, 3, 4].map(|n| lab.rule_packets(n)), [1, 1, 1, 0, 0]);
     });
 }
 
@@ -219,7 +249,12 @@ fn a_mark_that_the_operator_changes_is_judged_at_once() {
         lab.passes(LAN, &question(1000), WAN);
         lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
         let change = ConnChange { mark: Some((u32::MAX, 7)), ..ConnChange::default() };
-        lab.command(|| Command::Update { cursor: 0, filter: ConnFilter::default(), change });
+        lab.command(|| Command::Update {
+            cursor: 0,
+            filter: ConnFilter::default(),
+            change,
+            into: Vec::with_capacity(8),
+        });
         assert_eq!(lab.conns()[0].mark, 7);
         lab.refuses(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), DropReason::PolicyDefault);
     });
@@ -247,9 +282,9 @@ fn timed(udp: u64) -> PolicySpec {
 fn a_rule_gives_its_connections_timeouts_of_their_own() {
     everywhere(timed(5), |lab| {
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 4);
+        assert_eq!(lab.conns()[0].timeout_s, 5);
         lab.passes(WAN, &udp(SERVER, 53, HOST, 1000, b"a"), LAN);
-        assert_eq!(lab.conns()[0].timeout_s, 4);
+        assert_eq!(lab.conns()[0].timeout_s, 5);
         lab.wait(Nanos::from_millis(5200));
         assert_eq!(lab.entries(), 0);
     });
@@ -261,10 +296,10 @@ fn a_reload_changes_the_timeouts_of_what_lives_at_its_next_packet() {
         lab.passes(LAN, &question(1000), WAN);
         lab.reload(timed(50));
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 49);
+        assert_eq!(lab.conns()[0].timeout_s, 50);
         lab.reload(usual());
         lab.passes(LAN, &question(1000), WAN);
-        assert_eq!(lab.conns()[0].timeout_s, 29);
+        assert_eq!(lab.conns()[0].timeout_s, 30);
     });
 }
 

@@ -52,15 +52,15 @@ fn udp_becomes_a_stream_after_two_seconds_with_both_sides() {
             lab.passes(LAN, &question, WAN);
             lab.passes(WAN, &answer, LAN);
             lab.passes(LAN, &question, WAN);
-            assert_eq!(only_conn(lab), (29, false));
+            assert_eq!(only_conn(lab), (30, false));
             lab.wait(Nanos::from_millis(1900));
             lab.passes(WAN, &answer, LAN);
-            assert_eq!(only_conn(lab), (29, false));
+            assert_eq!(only_conn(lab), (30, false));
             lab.changed();
             lab.wait(Nanos::from_millis(200));
             lab.passes(WAN, &answer, LAN);
             lab.moved(&["class established reply +1", "event assured +1"]);
-            assert_eq!(only_conn(lab), (119, true));
+            assert_eq!(only_conn(lab), (120, true));
             lab.wait(Nanos::from_secs(119));
             assert_eq!(lab.entries(), 1);
             lab.wait(Nanos::from_secs(2));
@@ -76,9 +76,9 @@ fn a_late_first_answer_makes_no_udp_stream_but_what_follows_does() {
         lab.passes(LAN, &question, WAN);
         lab.wait(Nanos::from_secs(10));
         lab.passes(WAN, &answer, LAN);
-        assert_eq!(only_conn(lab), (29, false));
+        assert_eq!(only_conn(lab), (30, false));
         lab.passes(LAN, &question, WAN);
-        assert_eq!(only_conn(lab), (119, true));
+        assert_eq!(only_conn(lab), (120, true));
     });
 }
 
@@ -89,7 +89,7 @@ fn udp_without_an_answer_is_never_a_stream() {
             lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b"?"), WAN);
             lab.wait(Nanos::from_secs(2));
         }
-        assert_eq!(only_conn(lab), (27, false));
+        assert_eq!(only_conn(lab), (28, false));
     });
 }
 
@@ -106,10 +106,10 @@ fn udplite_is_tracked_by_ports_and_a_stream_at_the_first_packet_after_an_answer(
             lab.moved(&["class new original +1", "drop policy_default +1"]);
             lab.passes(WAN, &udplite(server, 53, host, 4000, 0, b"answer"), LAN);
             lab.moved(FIRST_REPLY);
-            assert_eq!(only_conn(lab), (29, false));
+            assert_eq!(only_conn(lab), (30, false));
             lab.passes(WAN, &udplite(server, 53, host, 4000, 0, b"answer"), LAN);
             lab.moved(&["class established reply +1", "event assured +1"]);
-            assert_eq!(only_conn(lab), (119, true));
+            assert_eq!(only_conn(lab), (120, true));
             lab.wait(Nanos::from_secs(121));
             assert_eq!(lab.entries(), 0);
         }
@@ -237,13 +237,13 @@ fn gre_is_one_connection_for_each_pair_of_addresses_whatever_the_key() {
                 lab.passes(LAN, &other(host, server, proto::GRE, header), WAN);
                 lab.moved(&["class new original +1"]);
             }
-            assert_eq!(only_conn(lab), (29, false));
+            assert_eq!(only_conn(lab), (30, false));
             lab.passes(WAN, &other(server, host, proto::GRE, &keyed(6)), LAN);
             lab.moved(FIRST_REPLY);
-            assert_eq!(only_conn(lab), (29, false));
+            assert_eq!(only_conn(lab), (30, false));
             lab.passes(LAN, &other(host, server, proto::GRE, PLAIN), WAN);
             lab.moved(&["class established original +1", "event assured +1"]);
-            assert_eq!(only_conn(lab), (179, true));
+            assert_eq!(only_conn(lab), (180, true));
             lab.wait(Nanos::from_secs(181));
             assert_eq!(lab.entries(), 0);
         }
@@ -308,6 +308,6 @@ fn dccp_is_tracked_by_its_addresses() {
         lab.moved(&["class new original +1"]);
         lab.passes(WAN, &other(SERVER, HOST, proto::DCCP, &with_ports(5001, 4000)), LAN);
         lab.moved(FIRST_REPLY);
-        assert_eq!(only_conn(lab), (599, false));
+        assert_eq!(only_conn(lab), (600, false));
     });
 }

@@ -64,7 +64,7 @@ fn associations_pass_masquerade_in_both_ip_versions() {
         open(lab, (HOST, 4000), (SERVER, 80), (SERVER, 80), GATEWAY);
         open(lab, (HOST6, 4000), (SERVER6, 80), (SERVER6, 80), GATEWAY6);
         let conns = lab.conns();
-        assert!(conns.iter().all(|c| (c.state, c.assured, c.timeout_s) == (Some("ESTABLISHED"), true, 209)));
+        assert!(conns.iter().all(|c| (c.state, c.assured, c.timeout_s) == (Some("ESTABLISHED"), true, 210)));
         assert_eq!((conns.len(), lab.leases()), (2, 2));
     });
 }
@@ -192,9 +192,11 @@ fn create(lab: &mut Lab, original: Tuple, state: Option<&'static str>) {
         replied: true,
         assured: true,
         mark: 0,
+        expected: false,
         helper: None,
+        sides: None,
         timeout_policy: 0,
-        age_s: 0,
+        age_ms: 0,
         packets: [0; 2],
         bytes: [0; 2],
         interface: 0,

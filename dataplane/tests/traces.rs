@@ -261,8 +261,7 @@ fn judged(lab: &mut Lab, from: usize, p: &Pkt) -> String {
     let conns = lab.conns();
     assert!(conns.len() <= 1, "{conns:?}");
     let conn = conns.first().map_or("-".into(), |c| {
-        // Deadlines are kept to less than a tenth of a second, and are early rather than late.
-        format!("{} {}{}", c.state.unwrap_or("?"), c.timeout_s + 1, if c.assured { " assured" } else { "" })
+        format!("{} {}{}", c.state.unwrap_or("?"), c.timeout_s, if c.assured { " assured" } else { "" })
     });
     [class.as_str(), reason, &conn].into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -9,13 +9,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dataplane::api::command::{ConnChange, ConnFilter};
+use dataplane::api::command::{ConnChange, ConnFilter, ConnView};
+use dataplane::api::policy::HelperKind;
 use tokio::sync::mpsc;
 
 use super::{FilterQuery, Refusal, Shared, wire};
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::workers::WorkerError;
+use crate::workers::{WorkerError, Workers};
 
 /// Chunks of text that may wait for a slow client; then the dump waits, and no worker with it.
 const CHUNKS_AHEAD: usize = 4;
@@ -70,20 +71,19 @@ async fn walk(g: Arc<Gateway>, filter: ConnFilter, deed: Deed, text: mpsc::Sende
                 Deed::Delete => g.workers.delete(worker, from, filter).await,
                 Deed::Update(change) => g.workers.update(worker, from, filter, change).await,
             };
+            let names = names(&config, SystemTime::now());
             let mut chunk = Vec::new();
-            match step {
+            let written = match step {
                 Ok((conns, next)) => {
-                    let names = names(&config, SystemTime::now());
-                    for view in &conns {
-                        write_line(&mut chunk, &wire::Conn::new(view, worker, &names));
-                    }
                     cursor = next;
+                    write_all(&g.workers, worker, &conns, deed, &names, &mut chunk).await
                 }
-                Err(e) => {
-                    write_line(&mut chunk, &super::ErrorBody { error: e.to_string() });
-                    drop(text.send(chunk.into()).await);
-                    return;
-                }
+                Err(e) => Err(e),
+            };
+            if let Err(e) = written {
+                write_line(&mut chunk, &super::ErrorBody { error: e.to_string() });
+                drop(text.send(chunk.into()).await);
+                return;
             }
             let gone = text.is_closed() || (!chunk.is_empty() && text.send(chunk.into()).await.is_err());
             if gone && matches!(deed, Deed::List) {
@@ -91,6 +91,26 @@ async fn walk(g: Arc<Gateway>, filter: ConnFilter, deed: Deed, text: mpsc::Sende
             }
         }
     }
+}
+
+/// Writes the connections of a step. A list may be what a table is restored from, so it has all that helpers know.
+async fn write_all(
+    workers: &Workers,
+    worker: usize,
+    conns: &[ConnView],
+    deed: Deed,
+    names: &wire::Names<'_>,
+    chunk: &mut Vec<u8>,
+) -> Result<(), WorkerError> {
+    for view in conns {
+        let mut conn = wire::Conn::new(view, worker, names);
+        if matches!(deed, Deed::List) && view.helper == Some(HelperKind::Ftp) {
+            let sides = workers.sides(worker, view.original).await?;
+            conn.sides = sides.map(|sides| wire::Side::both(&sides));
+        }
+        write_line(chunk, &conn);
+    }
+    Ok(())
 }
 
 /// An answer of the chunks of text that come.
@@ -104,7 +124,7 @@ fn lines_of(chunks: mpsc::Receiver<Bytes>) -> Response {
 
 /// What indices mean by `config`, at `now`.
 pub fn names(config: &Config, now: SystemTime) -> wire::Names<'_> {
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     wire::Names { interfaces: &config.interfaces, conntrack: &config.policy.conntrack, now }
 }
 

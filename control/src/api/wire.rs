@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 pub use change::{Change, Expectation, Refused, Report, Restored};
 pub use conntrack::{Asked, Conn, Names, Way};
 pub use filter::{FilterSpec, mark, state};
+pub use sides::Side;
 
 mod change;
 mod conntrack;
 mod filter;
+mod sides;
 
 /// `status`.
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,12 +18,14 @@ use super::http::Client;
 use super::{ClientError, show};
 use crate::api::ErrorBody;
 use crate::api::wire::{self, Asked, FilterSpec, Report};
-use args::{Filter, Mask, NewConn, NewValues, Selection, Tuples, kinds};
+use args::{Mask, NewConn, NewValues, Tuples, kinds};
 use line::{Format, Style};
+use select::{Filter, Selection};
 
 mod args;
 mod file;
 mod line;
+mod select;
 
 /// What can be done to the connection table.
 #[derive(Debug, Subcommand)]

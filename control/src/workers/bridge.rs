@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
+use dataplane::api::SavedSides;
 use dataplane::api::command::{ConnView, CreateError, Event, ExpectView, Message};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -21,8 +22,8 @@ pub enum Answer {
     Listed(Option<u64>, Vec<ConnView>),
     Flushed(Option<u64>, u64),
     Got(Option<ConnView>),
+    Sides(Option<Box<SavedSides>>),
     Created(u64, Vec<(usize, CreateError)>),
-    Updated(Option<u64>),
     Expectations(Vec<ExpectView>),
 }
 
@@ -54,9 +55,9 @@ impl Bridge {
                 Event::Listed { next, conns } => answer(Answer::Listed(next, conns)),
                 Event::Flushed { next, ended } => answer(Answer::Flushed(next, ended)),
                 Event::Got { conn } => answer(Answer::Got(conn)),
+                Event::Sides { found, sides } => answer(Answer::Sides(found.then_some(sides))),
                 // The connections of the command come back to be freed here.
                 Event::Created { made, refused, conns: _ } => answer(Answer::Created(made, refused)),
-                Event::Updated { next, .. } => answer(Answer::Updated(next)),
                 Event::Expectations { expectations } => answer(Answer::Expectations(expectations)),
                 Event::Conn(event) => self.changes.report(worker, event),
                 Event::Resolve { interface, address } => {

@@ -20,8 +20,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::{Limits, Policy};
-use dataplane::api::stats::{RuleCounters, WorkerStats};
-use dataplane::api::{Fib, FibSpec, NeighbourUpdate, Tuple};
+use dataplane::api::rules::RuleCounters;
+use dataplane::api::stats::WorkerStats;
+use dataplane::api::{Fib, FibSpec, NeighbourUpdate, SavedSides, Tuple};
 use parking_lot::Mutex;
 
 /// What one fake worker was told and is to answer.
@@ -33,6 +34,8 @@ pub struct Seen {
     pub neighbours: Vec<NeighbourUpdate>,
     pub conns: Vec<ConnView>,
     pub expectations: Vec<ExpectView>,
+    /// What FTP's helper knows of the connections with these original tuples.
+    pub sides: Vec<(Tuple, Box<SavedSides>)>,
     /// Connections that it was told to make, whether or not it did.
     pub created: Vec<ConnSpec>,
     /// Sizes of the commands that brought them.
@@ -143,6 +146,13 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
                 say(Event::Got { conn });
             }
+            Command::Sides { tuple, mut into } => {
+                let kept = me.sides.iter().find(|(original, _)| *original == tuple);
+                if let Some((_, sides)) = kept {
+                    into.clone_from(sides);
+                }
+                say(Event::Sides { found: kept.is_some(), sides: into });
+            }
             Command::Create { conns, mut refused } => {
                 assert!(refused.is_empty() && refused.capacity() >= conns.len(), "there is room for all refusals");
                 me.batches.push(conns.len());
@@ -156,19 +166,40 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 }
                 say(Event::Created { made: (conns.len() - refused.len()) as u64, refused, conns });
             }
-            Command::Update { cursor, filter, change } => {
-                let from = usize::try_from(cursor).expect("cursor");
-                let end = me.conns.len().min(from + SCAN_PER_COMMAND as usize);
-                let mut changed = 0;
-                for conn in me.conns[from..end].iter_mut().filter(|c| c.is_among(&filter)) {
-                    let (mask, value) = change.mark.unwrap_or((0, 0));
-                    conn.mark = conn.mark & !mask | value & mask;
-                    conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
-                    conn.assured |= change.assured;
-                    changed += 1;
+            Command::Delete { cursor, filter, mut into } => {
+                let room = into.capacity();
+                let mut at = usize::try_from(cursor).expect("cursor");
+                let mut left = SCAN_PER_COMMAND;
+                for conn in me.conns.split_off(at) {
+                    let looks = left > 0 && into.len() < room;
+                    left -= u32::from(looks);
+                    if looks && conn.is_among(&filter) {
+                        into.push(conn);
+                    } else {
+                        at += usize::from(looks);
+                        me.conns.push(conn);
+                    }
                 }
-                let next = (end < me.conns.len()).then_some(end as u64);
-                say(Event::Updated { next, changed });
+                let next = (at < me.conns.len()).then_some(at as u64);
+                say(Event::Listed { next, conns: into });
+            }
+            Command::Update { cursor, filter, change, mut into } => {
+                let room = into.capacity();
+                let mut at = usize::try_from(cursor).expect("cursor");
+                let end = me.conns.len().min(at + SCAN_PER_COMMAND as usize);
+                while at < end && into.len() < room {
+                    let conn = &mut me.conns[at];
+                    if conn.is_among(&filter) {
+                        let (mask, value) = change.mark.unwrap_or((0, 0));
+                        conn.mark = conn.mark & !mask | value & mask;
+                        conn.timeout_s = change.timeout_s.unwrap_or(conn.timeout_s);
+                        conn.assured |= change.assured;
+                        into.push(conn.clone());
+                    }
+                    at += 1;
+                }
+                let next = (at < me.conns.len()).then_some(at as u64);
+                say(Event::Listed { next, conns: into });
             }
             Command::Expectations { mut into } => {
                 let room = into.capacity();
@@ -191,11 +222,11 @@ fn view_of(spec: &ConnSpec) -> ConnView {
         timeout_s: spec.timeout_s,
         replied: spec.replied,
         assured: spec.assured,
-        expected: false,
+        expected: spec.expected,
         mark: spec.mark,
         helper: spec.helper,
         timeout_policy: spec.timeout_policy,
-        age_s: spec.age_s,
+        age_ms: spec.age_ms,
         packets: spec.packets,
         bytes: spec.bytes,
         interface: spec.interface,
@@ -225,7 +256,7 @@ pub fn tcp_conn(sport: u16) -> ConnView {
         mark: 0,
         helper: None,
         timeout_policy: 0,
-        age_s: 1,
+        age_ms: 1000,
         packets: [10, 8],
         bytes: [1000, 8000],
         interface: 0,

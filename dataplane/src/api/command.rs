@@ -8,22 +8,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::policy::{HelperKind, Policy};
-use super::stats::{CtEvent, RuleCounters};
+use super::rules::RuleCounters;
+use super::stats::CtEvent;
 use crate::conntrack::limit::Limits;
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::neighbour::NeighbourUpdate;
 use crate::forward::route::Fib;
+use crate::helper::saved::SavedSides;
 use crate::steer::Steer;
 
-/// Connection table slots that one [`Command::List`], [`Command::Flush`] or [`Command::Update`] looks at.
+/// Connection table slots that one [`Command::List`], [`Command::Delete`], [`Command::Update`] or [`Command::Flush`] looks at.
 pub const SCAN_PER_COMMAND: u32 = 4096;
 
 /// A request to one worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Judge by this policy from the next burst on. `rules` are this worker's counters, one per rule, then one for the
-    /// default. Answer: [`Event::PolicyInForce`].
+    /// Judge by this policy from the next burst on. `rules` are this worker's counters of its rules. Answer: [`Event::PolicyInForce`].
     Policy {
         /// The new snapshot.
         policy: Arc<Policy>,
@@ -46,6 +47,16 @@ pub enum Command {
         /// An empty vector whose capacity bounds the answer.
         into: Vec<ConnView>,
     },
+    /// End the matching connections among the next from `cursor`, and put each into `into` as it was just before, never
+    /// beyond its capacity. Answer: [`Event::Listed`].
+    Delete {
+        /// Where to begin.
+        cursor: u64,
+        /// Which to end.
+        filter: ConnFilter,
+        /// An empty vector whose capacity bounds the answer.
+        into: Vec<ConnView>,
+    },
     /// End the matching connections among the next from `cursor`. Answer: [`Event::Flushed`].
     Flush {
         /// Where to begin.
@@ -58,6 +69,13 @@ pub enum Command {
         /// As on the wire.
         tuple: Tuple,
     },
+    /// Tell what the helper knows of the FTP control connection that has this tuple. Answer: [`Event::Sides`].
+    Sides {
+        /// Of either direction, as on the wire.
+        tuple: Tuple,
+        /// Room for the answer.
+        into: Box<SavedSides>,
+    },
     /// Put these connections into the table, at most [`CREATE_PER_COMMAND`]; each must be home here by its original
     /// tuple ([`home_of`]). Answer: [`Event::Created`].
     Create {
@@ -66,7 +84,8 @@ pub enum Command {
         /// An empty vector with room for as many refusals.
         refused: Vec<(usize, CreateError)>,
     },
-    /// Change the matching connections among the next from `cursor`. Answer: [`Event::Updated`].
+    /// Change the matching connections among the next from `cursor`, and put each into `into` as it is then, never beyond
+    /// its capacity. Answer: [`Event::Listed`].
     Update {
         /// Where to begin.
         cursor: u64,
@@ -74,6 +93,8 @@ pub enum Command {
         filter: ConnFilter,
         /// What to change.
         change: ConnChange,
+        /// An empty vector whose capacity bounds the answer.
+        into: Vec<ConnView>,
     },
     /// Report all expectations, within the capacity of `into`. Answer: [`Event::Expectations`].
     Expectations {
@@ -113,7 +134,7 @@ pub enum Event {
         /// What it replaced.
         old: Arc<Fib>,
     },
-    /// Part of a dump.
+    /// Part of a dump, or of what was ended or changed.
     Listed {
         /// Where to go on; `None` at the end.
         next: Option<u64>,
@@ -132,6 +153,13 @@ pub enum Event {
         /// The connection.
         conn: Option<ConnView>,
     },
+    /// What [`Command::Sides`] found.
+    Sides {
+        /// Whether there is such a connection, with that helper.
+        found: bool,
+        /// The room of the command, filled where it is.
+        sides: Box<SavedSides>,
+    },
     /// What became of [`Command::Create`].
     Created {
         /// How many connections were made.
@@ -140,13 +168,6 @@ pub enum Event {
         refused: Vec<(usize, CreateError)>,
         /// The connections of the command, to be freed.
         conns: Vec<ConnSpec>,
-    },
-    /// Part of an update.
-    Updated {
-        /// Where to go on; `None` at the end.
-        next: Option<u64>,
-        /// How many connections were changed.
-        changed: u64,
     },
     /// The expectations of this worker's connections.
     Expectations {
@@ -206,20 +227,46 @@ pub struct ConnFilter {
     pub sport: Option<u16>,
     /// Original destination port.
     pub dport: Option<u16>,
+    /// Source port of the reply direction.
+    pub reply_sport: Option<u16>,
+    /// Destination port of the reply direction.
+    pub reply_dport: Option<u16>,
+    /// ICMP or ICMPv6 type of the original direction.
+    pub icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code of the original direction.
+    pub icmp_code: Option<u8>,
+    /// ICMP or ICMPv6 identifier of the original direction.
+    pub icmp_id: Option<u16>,
+    /// Original source key of GRE.
+    pub srckey: Option<u16>,
+    /// Original destination key of GRE.
+    pub dstkey: Option<u16>,
+    /// Source key of GRE, reply direction.
+    pub reply_srckey: Option<u16>,
+    /// Destination key of GRE, reply direction.
+    pub reply_dstkey: Option<u16>,
     /// State by its name (`ESTABLISHED`, ...).
     pub state: Option<&'static str>,
     /// Mark: `(mask, value)`.
     pub mark: Option<(u32, u32)>,
     /// Conntrack zone of the original direction.
     pub ct_zone: Option<u16>,
+    /// Conntrack zone of the reply direction.
+    pub reply_ct_zone: Option<u16>,
     /// Whether assured.
     pub assured: Option<bool>,
     /// Whether the reply was seen.
     pub replied: Option<bool>,
+    /// Whether another connection announced it.
+    pub expected: Option<bool>,
     /// Only connections whose source is translated.
     pub snat: bool,
     /// Only connections whose destination is translated.
     pub dnat: bool,
+    /// Only connections of which either is translated.
+    pub nat: bool,
+    /// Only connections of which either is translated to one of these.
+    pub nat_to: Option<ipnet::IpNet>,
 }
 
 /// One connection as a dump shows it.
@@ -245,8 +292,8 @@ pub struct ConnView {
     pub helper: Option<HelperKind>,
     /// Its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
-    /// Seconds since it was confirmed.
-    pub age_s: u32,
+    /// Milliseconds since it was confirmed.
+    pub age_ms: u64,
     /// Packets, original and reply.
     pub packets: [u64; 2],
     /// Bytes (IP packet lengths), original and reply.
@@ -275,14 +322,18 @@ pub struct ConnSpec {
     pub replied: bool,
     /// Whether kept under pressure.
     pub assured: bool,
+    /// Whether another connection announced it.
+    pub expected: bool,
     /// Its mark.
     pub mark: u32,
     /// The helper that watches it.
     pub helper: Option<HelperKind>,
+    /// What FTP's helper knew of it.
+    pub sides: Option<Box<SavedSides>>,
     /// Its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
-    /// Seconds since it was confirmed.
-    pub age_s: u32,
+    /// Milliseconds since it was confirmed.
+    pub age_ms: u64,
     /// Packets, original and reply.
     pub packets: [u64; 2],
     /// Bytes, original and reply.
@@ -305,8 +356,8 @@ pub enum CreateError {
     /// The table is full.
     #[error("the connection table is full")]
     Full,
-    /// Its state is none of its protocol's, or its tuples do not go together.
-    #[error("the state or the tuples do not fit the protocol")]
+    /// Its state is none of its protocol's, its tuples do not go together, or its helper cannot have known that.
+    #[error("the state, the tuples or what the helper knows do not fit the protocol")]
     Unfit,
 }
 

@@ -6,10 +6,14 @@
 pub mod command;
 pub mod launch;
 pub mod policy;
+pub mod rules;
 pub mod stats;
 
 pub use crate::conntrack::tuple::{Direction, Tuple};
 pub use crate::drop::DropReason;
 pub use crate::forward::neighbour::NeighbourUpdate;
 pub use crate::forward::route::{Fib, FibSpec, NextHop, RouteSpec, RouteTarget};
+pub use crate::helper::ftp::Line as FtpLine;
+pub use crate::helper::saved::{SavedSide, SavedSides};
+pub use crate::helper::seqadj::{Edit, Parts as StreamParts, Text};
 pub use crate::time::Nanos;

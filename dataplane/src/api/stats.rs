@@ -281,26 +281,3 @@ impl WorkerStats {
         &self.ports[usize::from(port.0)]
     }
 }
-
-/// Packets and bytes that each rule of one policy decided on, on one worker; the last entry is the default.
-#[derive(Debug)]
-pub struct RuleCounters {
-    /// Packets and bytes by rule index.
-    pub rules: Box<[(Counter, Counter)]>,
-}
-
-impl RuleCounters {
-    /// All zero, for a policy of `rules` rules.
-    pub fn new(rules: usize) -> Self {
-        Self { rules: (0..=rules).map(|_| Default::default()).collect() }
-    }
-
-    /// Counts a packet of `bytes` bytes for rule `rule`; a rule that does not exist counts nothing.
-    #[inline]
-    pub fn count(&self, rule: u32, bytes: u64) {
-        if let Some((packets, total)) = self.rules.get(rule as usize) {
-            packets.add(1);
-            total.add(bytes);
-        }
-    }
-}

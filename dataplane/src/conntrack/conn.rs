@@ -18,7 +18,7 @@ use crate::time::Nanos;
 pub struct Cached {
     /// The worker's epoch in which this was found; 0 is never current.
     pub epoch: u32,
-    /// The rule that decided, the class that packets had, and whether the rule accepts: see [`Cached::decision`].
+    /// The counter of what the rules decided, the class that packets had, and whether they accept.
     decision: u32,
     /// Where packets came in: rules know zones and interfaces, tuples do not.
     pub in_port: PortIdx,
@@ -28,14 +28,14 @@ pub struct Cached {
     pub neighbour: u32,
 }
 
-/// Bits of [`Cached::decision`]: the rule's index, below it three bits of class and one of acceptance.
+/// Bits of [`Cached::decision`]: the counter, below it three bits of class and one of acceptance.
 const DECISION_SHIFT: u32 = 4;
-const _: () = assert!(crate::api::policy::MAX_RULES < 1 << (32 - DECISION_SHIFT));
+const _: () = assert!(crate::api::policy::MAX_RULES + crate::api::rules::TRAILS < 1 << (32 - DECISION_SHIFT));
 
 impl Cached {
     /// What was found for packets of class `state` that came in by `in_port`.
-    pub const fn new(epoch: u32, rule: u32, state: CtState, accept: bool, in_port: PortIdx) -> Self {
-        let decision = rule << DECISION_SHIFT | (state as u32) << 1 | accept as u32;
+    pub const fn new(epoch: u32, counter: u32, state: CtState, accept: bool, in_port: PortIdx) -> Self {
+        let decision = counter << DECISION_SHIFT | (state as u32) << 1 | accept as u32;
         Self { epoch, decision, in_port, egress: PortIdx(0), neighbour: 0 }
     }
 
@@ -44,12 +44,12 @@ impl Cached {
         Self { egress, neighbour, ..self }
     }
 
-    /// The rule that decided.
-    pub const fn rule(&self) -> u32 {
+    /// The counter of packets of which this holds: see [`crate::api::rules`].
+    pub const fn counter(&self) -> u32 {
         self.decision >> DECISION_SHIFT
     }
 
-    /// Whether that rule accepts.
+    /// Whether the rule that decided accepts.
     pub const fn accepts(&self) -> bool {
         self.decision & 1 == 1
     }
@@ -112,7 +112,7 @@ impl Flags {
     }
 }
 
-/// Points in time are kept in units of 2^26 ns, 67 ms: 32 bits of them last nine years.
+/// Points in time are kept in units of 2^26 ns, 67 ms: 32 bits of them last nine years, or half of that either way.
 const COARSE: u32 = 26;
 
 /// A point in time, kept in four bytes.
@@ -120,9 +120,9 @@ const COARSE: u32 = 26;
 struct Coarse(u32);
 
 impl Coarse {
-    /// The last such point that is not after `t`.
+    /// The first such point that is not before `t`: what was set for some seconds is shown as that.
     fn at(t: Nanos) -> Self {
-        Self(u32::try_from(t.0 >> COARSE).unwrap_or(u32::MAX))
+        Self(u32::try_from(t.0.div_ceil(1 << COARSE)).unwrap_or(u32::MAX))
     }
 
     fn nanos(self) -> Nanos {
@@ -134,7 +134,8 @@ impl Coarse {
 #[derive(Clone, Debug, Default)]
 pub struct Conn {
     deadline: Coarse,
-    start: Coarse,
+    /// When it was confirmed, in the same units; before the process's start where a saved table says so.
+    start: i32,
     /// 48 bits each, by direction: at a hundred million a second they last a month.
     packets: [[u16; 3]; 2],
     /// Bytes of IP packets, original and reply.
@@ -164,11 +165,11 @@ const _: () = assert!(size_of::<Conn>() <= 144, "176 bytes with both IPv4 tuples
 impl Conn {
     /// A connection that starts at `now` and expires after `timeout`.
     pub fn new(l4: L4State, timeout: Nanos, in_port: PortIdx, now: Nanos) -> Self {
-        let start = Coarse::at(now);
+        let start = i32::try_from(now.0 >> COARSE).unwrap_or(i32::MAX);
         Self { deadline: Coarse::at(now + timeout), start, in_port, l4, ..Self::default() }
     }
 
-    /// When it expires if nothing comes, at most 67 ms before its timeout.
+    /// When it expires if nothing comes, less than 67 ms after its timeout.
     #[inline]
     pub fn deadline(&self) -> Nanos {
         self.deadline.nanos()
@@ -181,9 +182,9 @@ impl Conn {
         self.deadline.0 < old.0
     }
 
-    /// When it was confirmed, to 67 ms.
-    pub fn start(&self) -> Nanos {
-        self.start.nanos()
+    /// How long ago it was confirmed, to 67 ms.
+    pub fn age(&self, now: Nanos) -> Nanos {
+        Nanos(now.0.saturating_add_signed(-(i64::from(self.start) << COARSE)))
     }
 
     /// The class of its packets of this direction: `nf_conntrack_core.c`, `resolve_normal_ct`.
@@ -203,9 +204,10 @@ impl Conn {
         self.packets.map(|[hi, mid, lo]| u64::from(hi) << 32 | u64::from(mid) << 16 | u64::from(lo))
     }
 
-    /// Gives a connection of a saved table what it had.
-    pub fn restore(&mut self, start: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
-        self.start = Coarse::at(start);
+    /// Gives a connection of a saved table what it had; `age` is cut to four and a half years.
+    pub fn restore(&mut self, age: Nanos, now: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
+        let start = (i128::from(now.0) - i128::from(age.0)) >> COARSE;
+        self.start = i32::try_from(start).unwrap_or(if start < 0 { i32::MIN } else { i32::MAX });
         self.packets = packets.map(|n| {
             let [_, hi, mid, lo] = [48, 32, 16, 0].map(|shift| u16::try_from(n >> shift & 0xffff).unwrap_or(0));
             [hi, mid, lo]

@@ -45,8 +45,6 @@ pub struct Context<'a> {
     pub replied: bool,
     /// Whether the connection is assured already.
     pub assured: bool,
-    /// When the connection was confirmed.
-    pub start: Nanos,
     /// How long it would live if nothing came.
     pub remaining: Nanos,
     /// Now.

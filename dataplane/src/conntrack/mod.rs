@@ -245,7 +245,6 @@ impl Conntrack {
             direction,
             replied: conn.flags.has(Flags::REPLIED),
             assured: conn.flags.has(Flags::ASSURED),
-            start: conn.start(),
             remaining: conn.deadline().since(now),
             now,
         };

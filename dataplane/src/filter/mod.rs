@@ -184,8 +184,8 @@ impl Policy {
     }
 
     /// The first rule that matches and does not say "continue" decides, else the default. Marks are set on the way, and
-    /// later rules see them.
-    pub fn judge(&self, q: &Query<'_>) -> Verdict {
+    /// later rules see them. `passed` gets the rules that say "continue", in order.
+    pub fn judge(&self, q: &Query<'_>, mut passed: impl FnMut(u32)) -> Verdict {
         let mut q = *q;
         let mut passing = None;
         for (i, rule) in self.rules.iter().enumerate() {
@@ -198,6 +198,7 @@ impl Policy {
             // Invariant: `compile` bounds the number of rules.
             let n = u32::try_from(i).unwrap_or(u32::MAX);
             if rule.action == Action::Continue {
+                passed(n);
                 passing = passing.or(rule.log.then_some(n));
                 continue;
             }

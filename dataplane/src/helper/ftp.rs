@@ -21,6 +21,12 @@ use super::seqadj::{TEXT, Text};
 /// Longest argument; the longest that means anything has 55 bytes. With the byte that ends it, it fits a [`Text`].
 pub const ARGUMENT: usize = TEXT - 1;
 
+/// The beginning of a line: its word, what stands before the argument, and the argument, as far as they matter.
+pub type Line = ArrayVec<u8, { WORD + 1 + ARGUMENT }>;
+
+/// Longest word, with the blank behind it.
+const WORD: usize = 5;
+
 /// Which command or reply it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -72,7 +78,7 @@ pub struct Parser {
     replies: bool,
     at: At,
     /// The line's first word with the blank behind it, as far as it was read.
-    word: ArrayVec<u8, 5>,
+    word: ArrayVec<u8, WORD>,
     argument: ArrayVec<u8, ARGUMENT>,
 }
 
@@ -80,6 +86,23 @@ impl Parser {
     /// For commands, or for replies; in the middle of an unknown line.
     pub fn new(replies: bool) -> Self {
         Self { replies, at: At::Rest, word: ArrayVec::new(), argument: ArrayVec::new() }
+    }
+
+    /// The same, within a line that began with `line`, as [`Self::line`] gave it.
+    pub fn within(replies: bool, line: &Line) -> Self {
+        let mut parser = Self { at: At::Word, ..Self::new(replies) };
+        parser.read(line);
+        parser
+    }
+
+    /// The line that has begun; `None` where nothing follows from it.
+    pub fn line(&self) -> Option<Line> {
+        let (bracket, argument) = match self.at {
+            At::Rest => return None,
+            At::Word | At::Before(_) => (false, &[][..]),
+            At::Argument(form) => (form == Form::Epsv, &self.argument[..]),
+        };
+        Some(self.word.iter().copied().chain(bracket.then_some(b'(')).chain(argument.iter().copied()).collect())
     }
 
     /// Reads on, up to and with the byte behind the next argument's end. Gives how many bytes it has read; all of them

@@ -1,7 +1,7 @@
 //! Helpers: what reads the connections that announce others (FTP's control connections, TFTP's requests).
 //!
 //! The protocols' text is read and written in [`ftp`] and [`tftp`]; [`seqadj`] keeps sequence numbers right where that
-//! changes lengths. [`Helpers`] holds what a helper knows of each of its connections, beside the connection table: few
+//! changes lengths, and [`saved`] carries all that over a restart. [`Helpers`] holds what a helper knows of each of its connections, beside the connection table: few
 //! connections have one. What they announce lies in [`crate::conntrack::expect`], and `path::helper` brings all together.
 //!
 //! *Life-cycle*: a connection gets its helper by rule when it is confirmed, never by its port alone, and keeps it to its end.
@@ -9,6 +9,7 @@
 //! reason. *Sources*: `linux/net/netfilter/nf_conntrack_helper.c`; nftables' `ct helper` objects.
 
 pub mod ftp;
+pub mod saved;
 pub mod seqadj;
 pub mod tftp;
 

@@ -48,12 +48,26 @@ pub struct Full;
 
 /// A piece of the stream for which the receiver gets another text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Edit {
+pub struct Edit {
     /// Its first byte, in the sender's numbers.
-    at: u32,
+    pub at: u32,
     /// Its length for the sender, 1..=[`TEXT`].
-    old: u32,
-    text: Text,
+    pub old: u32,
+    /// What the receiver gets.
+    pub text: Text,
+}
+
+/// What a [`Stream`] consists of, for a table that is saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// What all forgotten edits have added, modulo 2^32.
+    pub offset: u32,
+    /// In order, without overlap, within 1 GiB.
+    pub edits: ArrayVec<Edit, EDITS>,
+    /// Whether the last of them is open: it has no text yet.
+    pub open: bool,
+    /// The highest of the sender's bytes that the receiver has acknowledged.
+    pub acked: Option<u32>,
 }
 
 impl Edit {
@@ -85,26 +99,35 @@ pub struct Splice {
 
 /// One direction of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Stream {
-    /// What all forgotten edits have added, modulo 2^32.
-    offset: u32,
-    /// In order, without overlap.
-    edits: ArrayVec<Edit, EDITS>,
-    open: bool,
-    /// The highest of the sender's bytes that the receiver has acknowledged.
-    acked: Option<u32>,
-}
+pub struct Stream(Parts);
 
 impl Stream {
+    /// The stream of these parts; `None` where none can have them.
+    pub fn of(parts: Parts) -> Option<Self> {
+        let short = |e: &Edit| (1..=TEXT).contains(&(e.old as usize));
+        let (first, last) = (parts.edits.first(), parts.edits.last());
+        let near = |first: &Edit, e: &Edit| ahead(first.at, e.at) <= FAR;
+        let whole = parts.edits.iter().all(short)
+            && parts.edits.windows(2).all(|w| matches!(w, [a, b] if !before(b.at, a.end())))
+            && first.is_none_or(|first| parts.edits.iter().all(|e| near(first, e)))
+            && (!parts.open || last.is_some_and(|e| e.text.is_empty()));
+        whole.then_some(Self(parts))
+    }
+
+    /// What it consists of.
+    pub fn parts(&self) -> Parts {
+        self.0.clone()
+    }
+
     /// Whether the receiver gets what the sender sends.
     pub fn is_plain(&self) -> bool {
-        self.edits.is_empty() && self.offset == 0
+        self.0.edits.is_empty() && self.0.offset == 0
     }
 
     /// Where the sender's byte `seq` lies for the receiver. All of an edit begins where it begins.
     pub fn there(&self, seq: u32) -> u32 {
-        let mut offset = self.offset;
-        for e in &self.edits {
+        let mut offset = self.0.offset;
+        for e in &self.0.edits {
             if !before(e.at, seq) {
                 break;
             }
@@ -124,8 +147,8 @@ impl Stream {
     /// The sender's number for the receiver's `n`. Within an edit there is none: it is the edit's end with `up`, else its
     /// beginning.
     pub fn edge(&self, n: u32, up: bool) -> u32 {
-        let mut offset = self.offset;
-        for e in &self.edits {
+        let mut offset = self.0.offset;
+        for e in &self.0.edits {
             let at = e.at.wrapping_add(offset);
             if !before(at, n) {
                 break;
@@ -141,7 +164,7 @@ impl Stream {
     /// What is to be replaced in a segment of `len` bytes that begins at `seq`, in order.
     pub fn splices(&self, seq: u32, len: u32) -> ArrayVec<Splice, EDITS> {
         let end = seq.wrapping_add(len);
-        let touched = self.edits.iter().filter(|e| before(e.at, end) && before(seq, e.end()));
+        let touched = self.0.edits.iter().filter(|e| before(e.at, end) && before(seq, e.end()));
         let splice = |e: &Edit| {
             let from = if before(e.at, seq) { seq } else { e.at };
             let whole = !before(end, e.end());
@@ -160,14 +183,14 @@ impl Stream {
     /// # Errors
     /// [`Full`], and nothing changed.
     pub fn replace(&mut self, at: u32, old: u32, text: Text) -> Result<(), Full> {
-        if self.edits.is_full() {
-            let first = self.edits.first().ok_or(Full)?;
-            if self.acked.is_none_or(|acked| before(acked, first.end())) {
+        if self.0.edits.is_full() {
+            let first = self.0.edits.first().ok_or(Full)?;
+            if self.0.acked.is_none_or(|acked| before(acked, first.end())) {
                 return Err(Full);
             }
             self.forget_first();
         }
-        self.edits.push(Edit { at, old, text });
+        self.0.edits.push(Edit { at, old, text });
         Ok(())
     }
 
@@ -176,26 +199,26 @@ impl Stream {
     /// # Errors
     /// [`Full`], and nothing changed.
     pub fn withhold(&mut self, at: u32, len: u32) -> Result<(), Full> {
-        if self.open
-            && let Some(e) = self.edits.last_mut()
+        if self.0.open
+            && let Some(e) = self.0.edits.last_mut()
         {
             e.old = len;
             return Ok(());
         }
         self.replace(at, len, Text::new())?;
-        self.open = true;
+        self.0.open = true;
         Ok(())
     }
 
     /// Whether bytes are withheld.
     pub fn is_open(&self) -> bool {
-        self.open
+        self.0.open
     }
 
     /// Ends the open edit: it is `old` bytes long, and `text` stands for it.
     pub fn close(&mut self, old: u32, text: Text) {
-        if std::mem::take(&mut self.open)
-            && let Some(e) = self.edits.last_mut()
+        if std::mem::take(&mut self.0.open)
+            && let Some(e) = self.0.edits.last_mut()
         {
             e.old = old;
             e.text = text;
@@ -204,41 +227,42 @@ impl Stream {
 
     /// The open edit ends with the stream: what it withheld is lost.
     pub fn close_empty(&mut self) {
-        self.open = false;
+        self.0.open = false;
     }
 
     /// Whether bytes of this segment are withheld still.
     pub fn withholds(&self, seq: u32, len: u32) -> bool {
-        let last = self.edits.last().filter(|_| self.open);
+        let last = self.0.edits.last().filter(|_| self.0.open);
         last.is_some_and(|e| before(e.at, seq.wrapping_add(len)) && before(seq, e.end()))
     }
 
     /// The receiver has acknowledged up to the sender's `seq`.
     pub fn acknowledged(&mut self, seq: u32) {
-        if self.acked.is_none_or(|a| before(a, seq)) {
-            self.acked = Some(seq);
+        if self.0.acked.is_none_or(|a| before(a, seq)) {
+            self.0.acked = Some(seq);
         }
     }
 
     /// The stream has got as far as `seq`: edits that lie too far behind to be compared with it are forgotten.
     pub fn reached(&mut self, seq: u32) {
-        while self.edits.first().is_some_and(|e| ahead(e.at, seq) > FAR) && !(self.open && self.edits.len() == 1) {
+        while self.0.edits.first().is_some_and(|e| ahead(e.at, seq) > FAR) && !(self.0.open && self.0.edits.len() == 1)
+        {
             self.forget_first();
         }
-        if self.acked.is_some_and(|a| ahead(a, seq) > FAR) {
-            self.acked = None;
+        if self.0.acked.is_some_and(|a| ahead(a, seq) > FAR) {
+            self.0.acked = None;
         }
     }
 
     /// Another connection's stream begins at `seq` in place of this one: from there on its numbers go on as they would have,
     /// and nothing lies ahead that would change them.
     pub fn restart(&mut self, seq: u32) {
-        *self = Self { offset: self.there(seq).wrapping_sub(seq), ..Self::default() };
+        *self = Self(Parts { offset: self.there(seq).wrapping_sub(seq), ..Parts::default() });
     }
 
     fn forget_first(&mut self) {
-        if let Some(e) = self.edits.pop_at(0) {
-            self.offset = self.offset.wrapping_add(e.delta());
+        if let Some(e) = self.0.edits.pop_at(0) {
+            self.0.offset = self.0.offset.wrapping_add(e.delta());
         }
     }
 }

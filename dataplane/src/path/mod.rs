@@ -33,7 +33,8 @@ pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
-use crate::api::stats::{CtEvent, HandoverCause, RuleCounters, WorkerStats};
+use crate::api::rules::{RuleCounters, Trail};
+use crate::api::stats::{CtEvent, HandoverCause, WorkerStats};
 use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
 use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations};
 use crate::conntrack::limit::Limits;
@@ -243,7 +244,7 @@ impl Path {
             expectations: Expectations::new(expectations, seed.clone()),
             announced: Signposts::new(if alone { 1 } else { EXPECTATIONS }, seed.clone()),
             neighbours: Neighbours::new(seed),
-            rules: Arc::new(RuleCounters::new(setup.policy.spec().rules.len())),
+            rules: Arc::new(RuleCounters::new(setup.policy.spec())),
             policy: setup.policy,
             fib: setup.fib,
             interfaces: setup.interfaces,
@@ -367,9 +368,9 @@ impl Path {
             Ok(fragment) => fragment,
             Err(refusal) => return refusal.into(),
         };
-        self.rules.count(cached.rule(), u64::from(p.ip_len));
+        self.rules.count(cached.counter(), u64::from(p.ip_len));
         if !cached.accepts() {
-            return self.denied(p, cached.rule(), None);
+            return self.denied(self.rules.rule_of(cached.counter()), None);
         }
         let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
             Rewrite::Tuple(self.conntrack.tuple(id, direction.opposite()).inverse())
@@ -402,10 +403,10 @@ impl Path {
         let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
         self.limits(p, hop.egress, hop.next.is_some())?; // what is not forwarded meets no rule, and is not marked
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
-        let verdict = self.policy.judge(&self.query(p, &seen, p.state, from, Some(hop)));
+        let (verdict, counter) = self.judged(&self.query(p, &seen, p.state, from, Some(hop)));
         self.mark(id, verdict.mark, now);
         let (neighbour, l2) = self.resolve(hop);
-        let cached = Cached::new(self.epoch, verdict.rule, p.state, verdict.accept, p.in_port);
+        let cached = Cached::new(self.epoch, counter, p.state, verdict.accept, p.in_port);
         let cached = cached.leaving(hop.egress, neighbour);
         self.conntrack.conn_mut(id).cache[direction.index()] = cached;
         Ok((cached, l2))
@@ -426,7 +427,7 @@ impl Path {
             if self.conntrack.conn(id).flags.has(Flags::EXPECTED) {
                 query.state = CtState::Related;
             }
-            let verdict = self.policy.judge(&query);
+            let verdict = self.policy.judge(&query, |_| {});
             if !verdict.accept {
                 self.end(id, CtEvent::Denied, now);
                 return false;
@@ -482,14 +483,14 @@ impl Path {
         };
         let mut query = self.query(p, &seen, p.state, from, Some(hop));
         query.mark = u.mark;
-        let verdict = self.policy.judge(&query);
+        let (verdict, counter) = self.judged(&query);
         query.mark = verdict.mark; // POSTROUTING sees what the filter has set
         let snat = if hop.egress.is_twin() || follows { None } else { self.policy.snat(&query) };
         let snat = snat.map(|r| (r.kind, r.preserve_port));
         u.helper = self.policy.helper(&query);
-        self.decided(p, &seen, verdict, now);
+        self.decided(p, &seen, verdict, counter, now);
         if !verdict.accept {
-            return self.denied(p, verdict.rule, None);
+            return self.denied(verdict.rule, None);
         }
         u.mark = verdict.mark;
         if verdict.timeout_policy != 0 {
@@ -512,7 +513,7 @@ impl Path {
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);
         conn.judged = self.policy_epoch;
-        let cached = Cached::new(self.epoch, verdict.rule, p.state, true, p.in_port);
+        let cached = Cached::new(self.epoch, counter, p.state, true, p.in_port);
         conn.cache[Direction::Original.index()] = cached.leaving(hop.egress, neighbour);
         let rewrite = if u.is_translated() { Rewrite::Tuple(u.reply.inverse()) } else { Rewrite::None };
         Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: u.helper.is_some() })
@@ -614,12 +615,12 @@ impl Path {
         if p.kind == L4::NeighbourDiscovery && !is_hop {
             return Outcome::Forward(plan);
         }
-        let verdict = self.policy.judge(&self.query(p, seen, p.state, from, Some(hop)));
-        self.decided(p, seen, verdict, now);
+        let (verdict, counter) = self.judged(&self.query(p, seen, p.state, from, Some(hop)));
+        self.decided(p, seen, verdict, counter, now);
         if let Some(id) = p.conn {
             self.mark(id, verdict.mark, now);
         }
-        if verdict.accept { Outcome::Forward(plan) } else { self.denied(p, verdict.rule, reason) }
+        if verdict.accept { Outcome::Forward(plan) } else { self.denied(verdict.rule, reason) }
     }
 
     /// Whether a packet goes no further than between wire and kernel.
@@ -627,9 +628,16 @@ impl Path {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
     }
 
+    /// What the policy says, and the counter of packets of which it says so.
+    fn judged(&self, query: &Query<'_>) -> (Verdict, u32) {
+        let mut trail = Trail::Nothing;
+        let verdict = self.policy.judge(query, |rule| trail = self.rules.passed(trail, rule));
+        (verdict, self.rules.of(trail, verdict.rule))
+    }
+
     /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
-    fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, now: Nanos) {
-        self.rules.count(verdict.rule, u64::from(p.ip_len));
+    fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, counter: u32, now: Nanos) {
+        self.rules.count(counter, u64::from(p.ip_len));
         for rule in verdict.passing.into_iter().chain(verdict.log.then_some(verdict.rule)) {
             if self.reports.is_full() || !self.log_limit.allow(now) {
                 return;
@@ -645,7 +653,7 @@ impl Path {
     }
 
     /// The drop of a packet that rule `rule` denied; an INVALID one keeps the reason why it is.
-    fn denied(&self, _p: &Packet, rule: u32, invalid: Option<DropReason>) -> Outcome {
+    fn denied(&self, rule: u32, invalid: Option<DropReason>) -> Outcome {
         let by_default = rule as usize >= self.policy.spec().rules.len();
         let reason = if by_default { DropReason::PolicyDefault } else { DropReason::PolicyRule };
         invalid.unwrap_or(reason).into()

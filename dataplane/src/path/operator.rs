@@ -5,10 +5,13 @@
 
 use super::Path;
 use crate::api::command::{ConnChange, ConnEvent, ConnEventKind, ConnSpec, CreateError, Event, Message};
+use crate::api::policy::HelperKind;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Flags, Unconfirmed};
 use crate::conntrack::l4::L4State;
+use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
+use crate::helper::saved::{SavedSides, restored};
 use crate::io::PortIdx;
 use crate::time::Nanos;
 
@@ -32,11 +35,16 @@ impl Path {
     pub fn create(&mut self, spec: &ConnSpec, now: Nanos) -> Result<(), CreateError> {
         let (original, reply) = (spec.original, spec.reply);
         let one_kind = original.proto == reply.proto && original.is_ipv4() == reply.is_ipv4();
-        let one_version = |t: &crate::conntrack::tuple::Tuple| t.src.is_ipv4() == t.dst.is_ipv4();
+        let one_version = |t: &Tuple| t.src.is_ipv4() == t.dst.is_ipv4();
         if !one_kind || !one_version(&original) || !one_version(&reply) {
             return Err(CreateError::Unfit);
         }
         let l4 = L4State::named(original.proto, spec.state).ok_or(CreateError::Unfit)?;
+        let sides = match &spec.sides {
+            Some(saved) if spec.helper == Some(HelperKind::Ftp) => Some(restored(saved).ok_or(CreateError::Unfit)?),
+            Some(_) => return Err(CreateError::Unfit),
+            None => None,
+        };
         let plain = original.inverse();
         let unconfirmed = Unconfirmed {
             original,
@@ -45,7 +53,7 @@ impl Path {
             timeout: Nanos::from_secs(u64::from(spec.timeout_s)),
             timeout_policy: spec.timeout_policy,
             mark: spec.mark,
-            expected: false,
+            expected: spec.expected,
             helper: spec.helper.filter(|h| h.proto() == original.proto),
             in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
@@ -55,19 +63,35 @@ impl Path {
             DropReason::NatClash => CreateError::Exists,
             _ => CreateError::Full,
         })?;
-        let age = Nanos::from_secs(u64::from(spec.age_s));
         let conn = self.conntrack.conn_mut(id);
         if !spec.judge {
             conn.judged = self.policy_epoch;
         }
-        conn.restore(now - age, spec.packets, spec.bytes);
-        for (wanted, flag) in [(spec.replied, Flags::REPLIED), (spec.assured, Flags::ASSURED)] {
+        conn.restore(Nanos::from_millis(spec.age_ms), now, spec.packets, spec.bytes);
+        let helped = self.helpers.find_mut(id).zip(sides).map(|(helped, sides)| {
+            helped.ftp = sides;
+            helped.is_adjusted()
+        });
+        let adjusted = helped.unwrap_or(false);
+        for (wanted, flag) in
+            [(adjusted, Flags::ADJUSTED), (spec.replied, Flags::REPLIED), (spec.assured, Flags::ASSURED)]
+        {
             if wanted {
                 conn.flags.set(flag);
             }
         }
         self.emit(ConnEventKind::New, id, now);
         Ok(())
+    }
+
+    /// Writes what FTP's helper knows of the connection that has `tuple` into `into`; `false` where there is none.
+    pub fn sides(&self, tuple: &Tuple, into: &mut SavedSides, now: Nanos) -> bool {
+        let id = self.conntrack.lookup(tuple, now).map(|(id, _)| id);
+        let helped = id.and_then(|id| self.helpers.find(id)).filter(|h| h.kind == HelperKind::Ftp);
+        if let Some(helped) = helped {
+            helped.save(into);
+        }
+        helped.is_some()
     }
 
     /// Changes a connection. What its rules said may depend on its mark, so that is found out again.

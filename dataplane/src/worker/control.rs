@@ -33,13 +33,21 @@ impl<I: Io> Worker<I> {
                     self.begin_walk(Walk::new(cursor, filter, Task::Flush(0)));
                     continue;
                 }
-                Command::Update { cursor, filter, change } => {
-                    self.begin_walk(Walk::new(cursor, filter, Task::Update(change, 0)));
+                Command::Delete { cursor, filter, into } => {
+                    self.begin_walk(Walk::new(cursor, filter, Task::Delete(into)));
+                    continue;
+                }
+                Command::Update { cursor, filter, change, into } => {
+                    self.begin_walk(Walk::new(cursor, filter, Task::Update(change, into)));
                     continue;
                 }
                 Command::Get { tuple } => {
                     let found = self.path.conntrack.lookup(&tuple, now);
                     Event::Got { conn: found.map(|(id, _)| self.path.view(id, now)) }
+                }
+                Command::Sides { tuple, mut into } => {
+                    let found = self.path.sides(&tuple, &mut into, now);
+                    Event::Sides { found, sides: into }
                 }
                 Command::Create { conns, refused } => self.create(conns, refused, now),
                 Command::Expectations { mut into } => {

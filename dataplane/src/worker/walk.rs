@@ -1,4 +1,4 @@
-//! Walks over the connection table at control's wish: dumps, flushes, updates.
+//! Walks over the connection table at control's wish: dumps, deletions, updates, flushes.
 //!
 //! A walk goes a few entries further each turn ([`ENTRIES_PER_TURN`]), so that no burst waits for it, and answers when
 //! its vector is full, after [`SCAN_PER_COMMAND`] entries, or at the table's end.
@@ -26,10 +26,22 @@ const WAITING: usize = 8;
 pub(super) enum Task {
     /// Reports them.
     List(Vec<ConnView>),
+    /// Ends them, and reports each as it was.
+    Delete(Vec<ConnView>),
+    /// Changes them, and reports each as it is then.
+    Update(ConnChange, Vec<ConnView>),
     /// Ends them, and counts how many.
     Flush(u64),
-    /// Changes them, and counts how many.
-    Update(ConnChange, u64),
+}
+
+impl Task {
+    /// Where it puts what it reports.
+    fn report(&self) -> Option<&Vec<ConnView>> {
+        match self {
+            Self::List(into) | Self::Delete(into) | Self::Update(_, into) => Some(into),
+            Self::Flush(_) => None,
+        }
+    }
 }
 
 /// A walk under way.
@@ -51,14 +63,13 @@ impl Walk {
     fn answer(self, at_end: bool) -> Event {
         let next = (!at_end).then_some(self.at);
         match self.task {
-            Task::List(conns) => Event::Listed { next, conns },
+            Task::List(conns) | Task::Delete(conns) | Task::Update(_, conns) => Event::Listed { next, conns },
             Task::Flush(ended) => Event::Flushed { next, ended },
-            Task::Update(_, changed) => Event::Updated { next, changed },
         }
     }
 
     fn is_full(&self) -> bool {
-        matches!(&self.task, Task::List(into) if into.len() == into.capacity())
+        self.task.report().is_some_and(|into| into.len() == into.capacity())
     }
 }
 
@@ -103,26 +114,27 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// Does what is to be done with one connection. Vectors are below their capacity: `walk` has looked.
     fn visit(&mut self, id: ConnId, now: Nanos) {
         let Some(Walk { filter, task, .. }) = self.walks.first_mut() else { return };
         let view = self.path.view(id, now);
-        if !view.is_among(filter) {
+        // What has expired is only waiting for the timer wheel to come by.
+        if !view.is_among(filter) || self.path.conntrack.conn(id).deadline() <= now {
             return;
         }
         match task {
-            Task::List(into) => {
-                // What has expired is only waiting for the timer wheel to come by.
-                if self.path.conntrack.conn(id).deadline() > now {
-                    into.push(view); // below its capacity: `walk` has looked
-                }
+            Task::List(into) => into.push(view),
+            Task::Delete(into) => {
+                self.path.end(id, CtEvent::Flushed, now);
+                into.push(view);
+            }
+            Task::Update(change, into) => {
+                self.path.change(id, *change, now);
+                into.push(self.path.view(id, now));
             }
             Task::Flush(ended) => {
                 self.path.end(id, CtEvent::Flushed, now);
                 *ended += 1;
-            }
-            Task::Update(change, changed) => {
-                self.path.change(id, *change, now);
-                *changed += 1;
             }
         }
     }

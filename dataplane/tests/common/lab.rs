@@ -15,7 +15,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::api::command::{Command, ConnFilter, ConnView, Event, ExpectView, Message, SCAN_PER_COMMAND};
 use dataplane::api::policy::*;
-use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, RuleCounters, WorkerStats};
+use dataplane::api::rules::RuleCounters;
+use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, WorkerStats};
 use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
 use dataplane::conntrack::conn::Flags;
 use dataplane::conntrack::tuple::{Direction, Tuple, proto};
@@ -337,12 +338,11 @@ impl Lab {
     pub fn reload(&mut self, mut spec: PolicySpec) {
         self.generation += 1;
         spec.generation = self.generation;
-        let rules = spec.rules.len();
         let policy = Arc::new(Policy::compile(spec).expect("policy"));
         let (capacity, workers) = (self.conntrack_max, self.workers.len());
         self.command(|| Command::Policy {
             policy: Arc::clone(&policy),
-            rules: Arc::new(RuleCounters::new(rules)),
+            rules: Arc::new(RuleCounters::new(policy.spec())),
             limits: Box::new(Limits::new(&policy, capacity, workers)),
         });
     }
@@ -613,14 +613,14 @@ impl Lab {
         all
     }
 
-    /// Packets that rule `n` of the policy in force has decided on, all workers together; the default comes last.
+    /// Packets that rule `n` of the policy in force has seen, all workers together; the default comes last.
     pub fn rule_packets(&self, n: usize) -> u64 {
-        self.workers.iter().map(|w| w.path().rules.rules[n].0.value()).sum()
+        self.workers.iter().map(|w| w.path().rules.totals()[n].0).sum()
     }
 
     /// Bytes, likewise.
     pub fn rule_bytes(&self, n: usize) -> u64 {
-        self.workers.iter().map(|w| w.path().rules.rules[n].1.value()).sum()
+        self.workers.iter().map(|w| w.path().rules.totals()[n].1).sum()
     }
 
     /// All live connections, read from the tables of their owners.

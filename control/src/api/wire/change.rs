@@ -40,7 +40,7 @@ impl Report {
             ConnEventKind::Update => ("update", None),
             ConnEventKind::Destroy(why) => ("destroy", Some(why.label().to_owned())),
         };
-        let stop = reason.is_some().then_some(names.now);
+        let stop = reason.is_some().then_some(names.now.as_secs());
         let conn = Box::new(Conn::new(&c.event.conn, c.worker, names));
         Self::Change { event: event.into(), time, reason, stop, conn }
     }

@@ -4,6 +4,7 @@
 //! to another process and to another configuration.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use dataplane::api::Tuple;
 use dataplane::api::command::{ConnSpec, ConnView};
@@ -11,6 +12,7 @@ use dataplane::api::policy::{ConntrackSpec, HelperKind};
 use serde::{Deserialize, Serialize};
 
 use super::filter::state;
+use super::sides::Side;
 use crate::config::Interface;
 
 /// One direction of a connection.
@@ -147,10 +149,13 @@ pub struct Conn {
     /// The helper that watches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,
+    /// What that knows of an FTP control connection, original direction first; a list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sides: Option<[Side; 2]>,
     /// The timeout policy that a rule gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_policy: Option<String>,
-    /// When it began, seconds since 1970.
+    /// When it began, seconds since 1970; 0 where that is not known, and then it begins when it is put into a table.
     #[serde(default)]
     pub start: u64,
     /// Seconds since then.
@@ -178,8 +183,8 @@ pub struct Names<'a> {
     pub interfaces: &'a [Interface],
     /// Timeouts, with their policies.
     pub conntrack: &'a ConntrackSpec,
-    /// Seconds since 1970.
-    pub now: u64,
+    /// Since 1970.
+    pub now: Duration,
 }
 
 impl Conn {
@@ -206,9 +211,10 @@ impl Conn {
             expected: v.expected,
             mark: v.mark,
             helper: v.helper.map(|h| h.name().to_owned()),
+            sides: None,
             timeout_policy: policy.map(|(name, _)| name.clone()),
-            start: names.now.saturating_sub(v.age_s.into()),
-            age: v.age_s,
+            start: names.now.saturating_sub(Duration::from_millis(v.age_ms)).as_secs(),
+            age: u32::try_from(v.age_ms / 1000).unwrap_or(u32::MAX),
             interface: interface(v.interface),
             local: v.local,
             gre_timeouts: (v.original.proto == GRE).then(|| [timeouts.gre.as_secs(), timeouts.gre_stream.as_secs()]),
@@ -242,6 +248,10 @@ impl Conn {
                 Some(kind.ok_or_else(|| format!("there is no helper {name}"))?)
             }
         };
+        let sides = match &self.sides {
+            None => None,
+            Some([original, reply]) => Some(Box::new([original.saved()?, reply.saved()?])),
+        };
         let policies = &names.conntrack.timeout_policies;
         let timeout_policy = match &self.timeout_policy {
             None => 0,
@@ -266,10 +276,12 @@ impl Conn {
             timeout_s: self.timeout,
             replied: self.replied,
             assured: self.assured,
+            expected: self.expected,
             mark: self.mark,
             helper,
+            sides,
             timeout_policy,
-            age_s: u32::try_from(names.now.saturating_sub(self.start)).unwrap_or(u32::MAX),
+            age_ms: self.age_at(names.now),
             packets: [self.original.packets, self.reply.packets],
             bytes: [self.original.bytes, self.reply.bytes],
             interface,
@@ -277,7 +289,19 @@ impl Conn {
             judge: judge && self.interface.is_some(),
         })
     }
+
+    /// How old it is at `now`, milliseconds.
+    fn age_at(&self, now: Duration) -> u64 {
+        if self.start == 0 {
+            return 0;
+        }
+        let start = Duration::from_secs(self.start).saturating_add(HALF);
+        u64::try_from(now.saturating_sub(start).as_millis()).unwrap_or(u64::MAX)
+    }
 }
+
+/// Half a second: a start that is known to the second is taken for its middle, so that it stays in it.
+const HALF: Duration = Duration::from_millis(500);
 
 const GRE: u8 = 47;
 
@@ -308,6 +332,30 @@ mod tests {
             let t = Tuple { src, dst, proto, sport: ports.0, dport: ports.1, ct_zone: 9 };
             assert_eq!(Way::new(&t).tuple(proto), Ok(t), "{proto}");
         }
+    }
+
+    #[test]
+    fn a_start_stays_in_its_second_however_often_it_is_saved() {
+        let conntrack = ConntrackSpec::default();
+        let at = |ms| Names { interfaces: &[], conntrack: &conntrack, now: Duration::from_millis(ms) };
+        let original = way(17, ["192.0.2.1", "192.0.2.2"], 1, 2);
+        let text = serde_json::json!({
+            "proto": 17, "timeout": 30, "original": original, "reply": original, "replied": false, "assured": false,
+        });
+        let mut c: Conn = serde_json::from_value(text).expect("a connection");
+        assert_eq!(c.to_spec(&at(5_000_000), false).map(|s| s.age_ms), Ok(0), "it begins now where nothing is said");
+        for start in [1, 1_795_162_750] {
+            c.start = start;
+            for now in [1_795_162_757_000, 1_795_162_999_999, 9_795_162_757_123] {
+                let age = c.to_spec(&at(now), true).expect("a spec").age_ms;
+                // What clocks are read apart, and what is lost to coarse units.
+                for late in 0..400 {
+                    assert_eq!((now + late - age - 67) / 1000, start);
+                }
+            }
+        }
+        c.start = u64::MAX;
+        assert_eq!(c.to_spec(&at(5_000_000), false).map(|s| s.age_ms), Ok(0), "none begins later");
     }
 
     #[test]

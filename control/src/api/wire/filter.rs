@@ -55,6 +55,33 @@ pub struct FilterSpec {
     /// Original destination port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<u16>,
+    /// Source port of the reply direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_sport: Option<u16>,
+    /// Destination port of the reply direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_dport: Option<u16>,
+    /// ICMP or ICMPv6 type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u8>,
+    /// ICMP or ICMPv6 identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_id: Option<u16>,
+    /// Original source key of GRE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srckey: Option<u16>,
+    /// Original destination key of GRE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dstkey: Option<u16>,
+    /// Source key of GRE, reply direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_srckey: Option<u16>,
+    /// Destination key of GRE, reply direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_dstkey: Option<u16>,
     /// State of TCP or SCTP by its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -64,18 +91,30 @@ pub struct FilterSpec {
     /// Conntrack zone of the original direction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<u16>,
+    /// Conntrack zone of the reply direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_zone: Option<u16>,
     /// Whether assured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assured: Option<bool>,
     /// Whether the reply was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replied: Option<bool>,
+    /// Whether another connection announced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<bool>,
     /// Only where the source is translated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub snat: bool,
     /// Only where the destination is translated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dnat: bool,
+    /// Only where either is translated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nat: bool,
+    /// Only where either is translated to one of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_to: Option<IpNet>,
 }
 
 impl FilterSpec {
@@ -93,13 +132,26 @@ impl FilterSpec {
             reply_destination: self.reply_destination,
             sport: self.sport,
             dport: self.dport,
+            reply_sport: self.reply_sport,
+            reply_dport: self.reply_dport,
+            icmp_type: self.icmp_type,
+            icmp_code: self.icmp_code,
+            icmp_id: self.icmp_id,
+            srckey: self.srckey,
+            dstkey: self.dstkey,
+            reply_srckey: self.reply_srckey,
+            reply_dstkey: self.reply_dstkey,
             state: self.state.as_deref().map(state).transpose()?,
             mark: self.mark.as_deref().map(mark).transpose()?,
             ct_zone: self.zone,
+            reply_ct_zone: self.reply_zone,
             assured: self.assured,
             replied: self.replied,
+            expected: self.expected,
             snat: self.snat,
             dnat: self.dnat,
+            nat: self.nat,
+            nat_to: self.nat_to,
         })
     }
 }

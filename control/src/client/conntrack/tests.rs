@@ -67,6 +67,52 @@ fn filters_read_as_conntrack_tools_have_them() {
 }
 
 #[test]
+fn every_part_of_both_tuples_can_be_asked_for() {
+    let of = |text: &str| filter(&text.split(' ').collect::<Vec<_>>());
+    let none = FilterSpec::default;
+    let net = |text: &str| Some(text.parse().expect("prefix"));
+    for (text, expect) in [
+        ("--reply-port-src 1 --reply-port-dst 2", FilterSpec { reply_sport: Some(1), reply_dport: Some(2), ..none() }),
+        (
+            "--icmp-type 8 --icmp-code 0 --icmp-id 77",
+            FilterSpec { icmp_type: Some(8), icmp_code: Some(0), icmp_id: Some(77), ..none() },
+        ),
+        ("--icmpv6-type 128", FilterSpec { icmp_type: Some(128), ..none() }),
+        ("--srckey 0x1 --orig-key-dst 2", FilterSpec { srckey: Some(1), dstkey: Some(2), ..none() }),
+        (
+            "--reply-key-src 3 --reply-key-dst 0x4",
+            FilterSpec { reply_srckey: Some(3), reply_dstkey: Some(4), ..none() },
+        ),
+        ("--reply-zone 7", FilterSpec { reply_zone: Some(7), ..none() }),
+        ("-j", FilterSpec { nat: true, ..none() }),
+        ("--any-nat 198.51.100.2", FilterSpec { nat: true, nat_to: net("198.51.100.2/32"), ..none() }),
+        ("-s 10.1.2.3 --mask-src 255.255.0.0", FilterSpec { source: net("10.1.0.0/16"), ..none() }),
+        ("-d 2001:db8::1 --mask-dst ffff:ffff::", FilterSpec { destination: net("2001:db8::/32"), ..none() }),
+        ("-u EXPECTED", FilterSpec { expected: Some(true), ..none() }),
+        ("-u ASSURED,UNSET", FilterSpec { assured: Some(true), ..none() }),
+    ] {
+        assert_eq!(of(text), Ok(expect.clone()), "{text}");
+        let query = with_query("/x", &expect).expect("query");
+        let back: FilterSpec = serde_urlencoded::from_str(query.split_once('?').expect("query").1).expect("read");
+        assert_eq!(back, expect, "{query}");
+        let conntrack = expect.to_filter().map(|f| format!("{f:?}"));
+        assert_ne!(conntrack, none().to_filter().map(|f| format!("{f:?}")), "it gets as far as the workers");
+    }
+    for (text, why) in [
+        ("-u FIXED_TIMEOUT", "no connection is FIXED_TIMEOUT: packets always move the timeout on"),
+        ("-u ASSURED,OFFLOAD", "no connection is OFFLOAD: the workers see all packets"),
+        ("-u UNSET", "UNSET alone chooses nothing: every listed connection has a status"),
+        ("-s 10.0.0.0/8 --mask-src 255.0.0.0", "--mask-src and a prefix contradict each other"),
+        ("-s 10.0.0.1 --mask-src 255.0.255.0", "--mask-src 255.0.255.0 is no mask of this IP version"),
+        ("-d 10.0.0.1 --mask-dst ffff::", "--mask-dst ffff:: is no mask of this IP version"),
+    ] {
+        assert_eq!(of(text), Err(why.into()), "{text}");
+    }
+    assert!(of("--mask-src 255.0.0.0").is_err_and(|e| e.contains("--src")));
+    assert!(of("--srckey 65536").is_err_and(|e| e.contains("0 to 65535")));
+}
+
+#[test]
 fn what_cannot_match_is_refused() {
     assert!(filter(&["-u", "UNREPLIED,SEEN_REPLY"]).is_err());
     assert!(filter(&["-n", "198.51.100.2", "-q", "198.51.100.3"]).is_err());

@@ -27,7 +27,6 @@ impl Tracked {
             direction,
             replied: self.replied,
             assured: self.assured,
-            start: Nanos::default(),
             remaining: Nanos::from_secs(300),
             now: Nanos::SECOND,
         };

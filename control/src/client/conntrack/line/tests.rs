@@ -1,6 +1,8 @@
 //! Lines as conntrack 1.4.7 and the kernel write them. Where they differ: the kernel's counters are left out of
 //! nf_conntrack lines, and ends of connections say why.
 
+use std::time::Duration;
+
 use dataplane::api::Tuple;
 use dataplane::api::command::{ConnView, ExpectView};
 use dataplane::api::policy::{ConntrackSpec, HelperKind};
@@ -26,7 +28,7 @@ fn conn(original: Tuple, state: Option<&'static str>) -> Conn {
         mark: 0,
         helper: None,
         timeout_policy: 0,
-        age_s: 7,
+        age_ms: 7000,
         packets: [3, 2],
         bytes: [180, 120],
         interface: 0,
@@ -34,7 +36,7 @@ fn conn(original: Tuple, state: Option<&'static str>) -> Conn {
         egress: [None, None],
     };
     let conntrack = ConntrackSpec::default();
-    Conn::new(&view, 0, &Names { interfaces: &[], conntrack: &conntrack, now: 1_795_162_757 })
+    Conn::new(&view, 0, &Names { interfaces: &[], conntrack: &conntrack, now: Duration::from_secs(1_795_162_757) })
 }
 
 fn line(c: &Conn, formats: &[Format]) -> String {
