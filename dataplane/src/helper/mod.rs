@@ -1,6 +1,6 @@
-//! Helpers: what reads the connections that announce others (FTP's control connections, TFTP's requests).
+//! Helpers: what reads the connections that announce others (FTP's and PPTP's control connections, TFTP's requests).
 //!
-//! The protocols' text is read and written in [`ftp`] and [`tftp`]; [`seqadj`] keeps sequence numbers right where that
+//! The protocols' text is read and written in [`ftp`], [`tftp`] and [`pptp`]; [`seqadj`] keeps sequence numbers right where that
 //! changes lengths. [`Helpers`] holds what a helper knows of each of its connections, beside the connection table: few
 //! connections have one. What they announce lies in [`crate::conntrack::expect`], and `path::helper` brings all together.
 //!
@@ -9,6 +9,7 @@
 //! reason. *Sources*: `linux/net/netfilter/nf_conntrack_helper.c`; nftables' `ct helper` objects.
 
 pub mod ftp;
+pub mod pptp;
 pub mod seqadj;
 pub mod tftp;
 
@@ -22,6 +23,9 @@ use crate::conntrack::tuple::{Direction, proto};
 /// Most connections with a helper on one worker.
 pub const HELPED: usize = 16_384;
 
+/// By how many tuples the packets of a call are known, and errors about them: see `path::pptp`.
+pub const WAYS: usize = 4;
+
 /// No slot.
 const NONE: u32 = u32::MAX;
 
@@ -29,7 +33,7 @@ impl HelperKind {
     /// The protocol of the connections that it can watch; nftables refuses others, too.
     pub const fn proto(self) -> u8 {
         match self {
-            Self::Ftp => proto::TCP,
+            Self::Ftp | Self::Pptp => proto::TCP,
             Self::Tftp => proto::UDP,
         }
     }
@@ -83,6 +87,12 @@ pub struct Helped {
     pub expectation: Option<u32>,
     /// FTP: by direction.
     pub ftp: [FtpSide; 2],
+    /// PPTP: by direction.
+    pub pptp: [pptp::Side; 2],
+    /// PPTP: what was said.
+    pub control: pptp::Control,
+    /// PPTP: places among the expectations by which its call's packets are known.
+    pub ways: [Option<u32>; WAYS],
     next_free: u32,
 }
 
@@ -156,7 +166,9 @@ impl Helpers {
             return false;
         }
         let ftp = [FtpSide::new(false), FtpSide::new(true)];
-        let helped = Helped { conn, kind, expectation: None, ftp, next_free: NONE };
+        let pptp = Default::default();
+        let control = pptp::Control::default();
+        let helped = Helped { conn, kind, expectation: None, ftp, pptp, control, ways: [None; WAYS], next_free: NONE };
         match self.slots.get_mut(slot as usize) {
             Some(h) => {
                 self.free = h.next_free;

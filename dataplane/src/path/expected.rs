@@ -63,6 +63,7 @@ impl Path {
         let timeout = match helper {
             HelperKind::Ftp => timeouts.expect_ftp,
             HelperKind::Tftp => timeouts.expect_tftp,
+            HelperKind::Pptp => timeouts.expect_pptp,
         };
         let e = Expectation::new(with(public), id, direction, helper, port, now + timeout);
         self.expect(e, now)?;
