@@ -18,7 +18,7 @@ use self::seqadj::Stream;
 use crate::api::policy::HelperKind;
 use crate::conntrack::ConnId;
 use crate::conntrack::index::Index;
-use crate::conntrack::tuple::{Direction, proto};
+use crate::conntrack::tuple::{Direction, Tuple, proto};
 
 /// Most connections with a helper on one worker.
 pub const HELPED: usize = 16_384;
@@ -36,6 +36,11 @@ impl HelperKind {
             Self::Ftp | Self::Pptp => proto::TCP,
             Self::Tftp => proto::UDP,
         }
+    }
+
+    /// Whether it can watch a connection with such a tuple; PPTP's ids go with IPv4 alone, as in Linux.
+    pub fn watches(self, t: &Tuple) -> bool {
+        self.proto() == t.proto && (self != Self::Pptp || t.is_ipv4())
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::rewrite::put16;
 use crate::conntrack::tcp::{ACK, URG};
+use crate::helper::pptp::Patches;
 use crate::helper::seqadj::{Splice, Stream};
 use crate::io::Buf;
 use crate::packet::{L4, Packet};
@@ -74,6 +75,19 @@ pub fn adjust<B: Buf>(buf: &mut B, p: &Packet, own: &Stream, other: &Stream, spl
     let sum = delta.apply(be16(b, l4 + 16));
     put16(b, l4 + 16, sum);
     true
+}
+
+/// Changes the payload of a segment as `patches` say. `p` says where its headers are; it may be translated already.
+pub fn patch(b: &mut [u8], p: &Packet, patches: &Patches) {
+    let (_, l4, end) = p.span();
+    let L4::Tcp(segment) = p.kind else { return };
+    let before = checksum::sum(&b[l4..end]);
+    let header = usize::from(b[l4 + 12] >> 4) * 4;
+    if patches.apply(segment.seq, &mut b[l4 + header..end]) {
+        let delta = Delta::default().replace16(before, checksum::sum(&b[l4..end]));
+        let sum = delta.apply(be16(b, l4 + 16));
+        put16(b, l4 + 16, sum);
+    }
 }
 
 /// Sets the length of an IP packet; gives the length field before and after, whose difference is that of the pseudo header.

@@ -7,5 +7,6 @@ pub mod ftp;
 pub mod lab;
 pub mod oracle;
 pub mod pkt;
+pub mod pptp;
 pub mod session;
 pub mod talk;
