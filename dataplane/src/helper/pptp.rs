@@ -375,11 +375,11 @@ impl Control {
 
     /// Takes note of a message. `port`: see [`Control::replacement`]; `None` where nothing is rewritten.
     pub fn hear(&mut self, m: &Message, from_opener: bool, port: Option<u16>) -> Effect {
-        let heard = if from_opener { self.from_opener(m, port) } else { self.from_answerer(m) };
+        let heard = if from_opener { self.opener_says(m, port) } else { self.answerer_says(m) };
         heard.unwrap_or(Effect::Refused)
     }
 
-    fn from_opener(&mut self, m: &Message, port: Option<u16>) -> Option<Effect> {
+    fn opener_says(&mut self, m: &Message, port: Option<u16>) -> Option<Effect> {
         match m.kind {
             Kind::StartRequest if self.session == Session::None => self.session = Session::Requested,
             Kind::StopRequest => self.session = Session::Stopping,
@@ -398,7 +398,7 @@ impl Control {
         Some(Effect::Pass)
     }
 
-    fn from_answerer(&mut self, m: &Message) -> Option<Effect> {
+    fn answerer_says(&mut self, m: &Message) -> Option<Effect> {
         let confirmed = self.session == Session::Confirmed;
         match m.kind {
             Kind::StartReply if self.session >= Session::Requested => {
