@@ -17,6 +17,7 @@ use dataplane::api::DropReason;
 use dataplane::api::policy::*;
 use dataplane::conntrack::tuple::proto;
 use dataplane::time::Nanos;
+use proptest::prelude::*;
 
 /// A story on every way through the gateway.
 fn on_every_way(story: impl Fn(&mut Lab, &Way)) {
@@ -351,6 +352,21 @@ fn messages_are_read_however_they_are_cut() {
     });
 }
 
+/// What of it was to be changed is not there, and the next message stands in its place.
+#[test]
+fn a_message_that_breaks_off_changes_nothing_of_the_next() {
+    on_every_way(|lab, way| {
+        for (n, length) in (1..168).step_by(3).chain([11, 12, 14]).enumerate() {
+            let mut talk = Talk::open(lab, way, 4000 + n as u16);
+            talk.client(lab, &call_request(0x1111)[..length]);
+            talk.call(lab, 0x1200 + n as u16, 0x2200 + n as u16);
+            talk.server(lab, &call_reply(0x2222, 0x3333, 1)[..length.min(31)]);
+            assert_eq!(talk.server(lab, &start_reply()), start_reply());
+            lab.flush(Default::default());
+        }
+    });
+}
+
 #[test]
 fn a_lost_segment_is_read_when_it_comes() {
     on_every_way(|lab, way| {
@@ -483,4 +499,13 @@ fn everything_is_gone_after_a_flush() {
         assert_eq!((lab.entries(), lab.expectations().len()), (0, 0));
         lab.sound();
     });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_talk_arrives_and_nothing_is_left(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        common::calls::talks(&mut common::oracle::Input(&bytes));
+    }
 }

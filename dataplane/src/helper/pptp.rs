@@ -29,6 +29,8 @@ const HEAD: usize = 17;
 const HEADER: u32 = 12;
 /// RFC 2637 section 1.4.
 const COOKIE: u32 = 0x1a2b_3c4d;
+/// Ids of a message stand before this.
+const IDS_END: u32 = 16;
 /// A control message; the other type is reserved.
 const CONTROL: u16 = 1;
 /// Result codes: the session, the call, the stop is granted.
@@ -149,21 +151,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A segment begins, with `text` that was not read yet.
-    pub fn segment(&mut self, text: &[u8]) {
-        if self.lost || is_header(text) {
+    /// A segment begins, with `text` that was not read yet. Where that breaks a message off, gives how many bytes of it
+    /// there were.
+    pub fn segment(&mut self, text: &[u8]) -> Option<u32> {
+        let broken = (self.at > 0 && !self.lost && is_header(text)).then_some(self.at);
+        if self.lost || broken.is_some() {
             *self = Self::default();
         }
+        broken
     }
 
     /// Some bytes are missing.
     pub fn lose(&mut self) {
         self.lost = true;
-    }
-
-    /// Bytes of the message that was begun.
-    pub fn at(&self) -> u32 {
-        self.at
     }
 
     /// Reads on, up to where there is something to say. Gives how many bytes it has read, and how many bytes of the message
@@ -259,6 +259,11 @@ impl Patches {
     /// The bytes at `at` stay as they are.
     pub fn unset(&mut self, at: u32) {
         self.known.retain(|p| p.at != at);
+    }
+
+    /// A message that began at `start` breaks off at `end`: what was to be changed behind that is something else.
+    pub fn cut(&mut self, start: u32, end: u32) {
+        self.known.retain(|p| p.at.wrapping_sub(start) >= IDS_END || before(p.at.wrapping_add(1), end));
     }
 
     /// The receiver has got all before `seq`.

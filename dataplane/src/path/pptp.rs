@@ -123,7 +123,9 @@ impl Path {
         }
         let mut text = payload.get(old as usize..).unwrap_or_default();
         let mut at = seq.wrapping_add(old);
-        side.reader.segment(text);
+        if let Some(length) = side.reader.segment(text) {
+            side.patches.cut(at.wrapping_sub(length), at);
+        }
         while !text.is_empty() {
             let (n, found) = side.reader.read(text);
             text = text.get(n..).unwrap_or_default();

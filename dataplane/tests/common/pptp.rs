@@ -17,7 +17,9 @@ pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let mut m = vec![0; length];
     m[..2].copy_from_slice(&(length as u16).to_be_bytes());
     m[2..10].copy_from_slice(&[0, 1, 0x1a, 0x2b, 0x3c, 0x4d, 0, kind as u8]);
-    m[12..12 + body.len()].copy_from_slice(body);
+    for (to, from) in m[12..].iter_mut().zip(body) {
+        *to = *from;
+    }
     m
 }
 
@@ -156,7 +158,7 @@ impl Talk {
         pns
     }
 
-    fn ends(&self, side: Side) -> (&End, &End) {
+    pub fn ends(&self, side: Side) -> (&End, &End) {
         match side {
             Side::Client => (&self.tcp.client, &self.tcp.server),
             Side::Server => (&self.tcp.server, &self.tcp.client),
