@@ -347,10 +347,10 @@ fn what_conntrack_leaves_out_has_its_default() {
 fn helpers_are_assigned_by_rule() {
     let spec = conntrack(
         "helpers: [{helper: ftp, proto: tcp, dport: [21, 2121], from: lan, to: wan, state: new}, \
-         {helper: tftp, proto: udp, destination: 10.0.0.0/8}]",
+         {helper: tftp, proto: udp, destination: 10.0.0.0/8}, {helper: pptp, proto: tcp, dport: 1723}]",
     );
     let kinds: Vec<_> = spec.helpers.iter().map(|h| h.kind).collect();
-    assert_eq!(kinds, [HelperKind::Ftp, HelperKind::Tftp]);
+    assert_eq!(kinds, [HelperKind::Ftp, HelperKind::Tftp, HelperKind::Pptp]);
     let ftp = &spec.helpers[0].matches;
     assert_eq!((&ftp.proto, &ftp.dport), (&vec![6], &vec![21..=21, 2121..=2121]));
     assert_eq!((&ftp.from, &ftp.to, &ftp.state), (&vec![ZoneId(1)], &vec![ZoneId(2)], &vec![CtState::New]));
@@ -369,7 +369,7 @@ fn interfaces_have_conntrack_zones() {
 fn the_reference_compiles_with_all_that_it_shows() {
     let policy = load_from_root(&root().join("configs/gateway.yaml")).expect("it loads").policy;
     let spec = &policy.conntrack;
-    assert_eq!((spec.timeout_policies.len(), spec.helpers.len(), spec.limits.len()), (1, 2, 2));
+    assert_eq!((spec.timeout_policies.len(), spec.helpers.len(), spec.limits.len()), (1, 3, 2));
     assert_eq!((spec.reserve, spec.expect_max), (1024, 1024));
     assert_eq!(policy.interface_ct_zones, [0, 0, 7]);
     assert!(policy.rules.iter().any(|r| r.timeout_policy == 1) && policy.rules.iter().any(|r| r.set_mark.is_some()));

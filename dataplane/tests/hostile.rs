@@ -225,6 +225,7 @@ fn what_once_broke_something_does_not_any_more() {
             Some("nat") => drop(oracle::translates_chosen(&bytes)),
             Some("icmp_error") => drop(oracle::translates_error_chosen(&bytes)),
             Some("path") => oracle::survives(&mut Input(&bytes)),
+            Some("pptp") => common::calls::talks(&mut Input(&bytes)),
             _ => panic!("{name} names no fuzz target"),
         }
     }

@@ -210,6 +210,32 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
+        // Scenario helper_pptp_differs.
+        name: "PPTP message in pieces, behind another one, or of an incoming call, where ids are rewritten",
+        is: |c, d| {
+            let ([(there, a)], [(here, b)]) = (c.reference.out.as_slice(), c.subject.out.as_slice()) else {
+                return false;
+            };
+            let control = |frame: &[u8]| {
+                let p = Ip::of_frame(frame).filter(|p| p.proto == proto::TCP)?;
+                let pptp = [0, 2].iter().any(|&at| be16(p.payload(), at) == Some(1723));
+                pptp.then(|| p.payload().len())
+            };
+            let same = there == here && control(a).is_some() && control(a) == control(b);
+            d.kind == Kind::Out && same && follows_calls(c)
+        },
+    },
+    Explained {
+        // Scenario helper_pptp_differs.
+        name: "error about a packet of a translated call",
+        is: |c, _| {
+            let (reference, subject) = (c.reference.class, c.subject.class);
+            let call =
+                c.quote().and_then(Ip::read).is_some_and(|q| q.proto == proto::GRE && q.payload().get(1) == Some(&1));
+            reference == Some(Class::Invalid) && subject == Some(Class::Related) && call && follows_calls(c)
+        },
+    },
+    Explained {
         // Scenario ftp_invalid.
         name: "expectation that an INVALID packet used up",
         is: |c, _| {
@@ -273,6 +299,11 @@ pub fn name(context: &Context<'_>, difference: &Difference) -> Option<&'static s
 /// Whether a tuple is that of an FTP control connection.
 const fn is_ftp(t: &Tuple) -> bool {
     t.proto == proto::TCP && (t.sport == 21 || t.dport == 21)
+}
+
+/// Whether call ids are rewritten.
+fn follows_calls(c: &Context<'_>) -> bool {
+    !c.policy.nat.is_empty() && c.policy.helpers.iter().any(|(name, ..)| name == "pptp")
 }
 
 /// Length of the network header that `quote` begins with.

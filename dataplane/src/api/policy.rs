@@ -150,17 +150,20 @@ pub enum HelperKind {
     Ftp,
     /// RFC 1350.
     Tftp,
+    /// RFC 2637.
+    Pptp,
 }
 
 impl HelperKind {
     /// All helpers.
-    pub const ALL: [Self; 2] = [Self::Ftp, Self::Tftp];
+    pub const ALL: [Self; 3] = [Self::Ftp, Self::Tftp, Self::Pptp];
 
     /// Its name in the YAML and in dumps.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ftp => "ftp",
             Self::Tftp => "tftp",
+            Self::Pptp => "pptp",
         }
     }
 }

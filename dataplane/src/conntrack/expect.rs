@@ -4,6 +4,10 @@
 //! stands for any. It is used up by the first packet that it matches, ends with the connection that announced it, and at
 //! its deadline.
 //!
+//! PPTP's calls have their GRE packets in both directions, which carry one call id each: the receiver's. An entry with helper
+//! PPTP is therefore not only what is waited for, it says which id the packet's tuple lacks ([`Expectation::whole`]), and
+//! is *kept* for that when it is no longer waited for, until the call is over.
+//!
 //! *Life-cycle*: made by the announcer's owner; other workers are told ([`crate::steer::Note::Expect`]). One that has
 //! ended is not found any more, and keeps its place until all others were told so. *Threads*: that worker.
 //! *Limits*: [`EXPECTATIONS`] on all workers together, shared out evenly, and `conntrack.expect_max` of them in use.
@@ -24,7 +28,8 @@ const NONE: u32 = u32::MAX;
 /// A connection that was announced.
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
-    /// What is waited for, as its first packet will come; source port 0.
+    /// What is waited for, as its first packet will come; source port 0. Of what errors about a call lead to, the inverse
+    /// of the packet that they quote; destination port 0.
     pub key: Tuple,
     /// The connection that announced it.
     pub master: ConnId,
@@ -32,7 +37,7 @@ pub struct Expectation {
     pub direction: Direction,
     /// Which helper understood it.
     pub helper: HelperKind,
-    /// The announcer's own port, before translation.
+    /// The announcer's own port, before translation; of a call's packets, the id that the key lacks.
     pub port: u16,
     /// When it is waited for no longer; of an ended one, when the others are told again.
     pub deadline: Nanos,
@@ -44,6 +49,8 @@ pub struct Expectation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Live,
+    /// Not waited for; tuples are looked up in it.
+    Kept,
     /// Ended, but some worker does not know.
     Ended,
     Free {
@@ -64,9 +71,30 @@ impl Expectation {
         Self { key, master, direction, helper, port, deadline, told: 0, state: State::Live }
     }
 
-    /// Whether it can be found.
-    pub fn is_live(&self) -> bool {
+    /// One that is kept from the beginning: packets with this key belong to `master`'s call.
+    pub const fn kept(key: Tuple, master: ConnId, direction: Direction, id: u16) -> Self {
+        let deadline = Nanos(u64::MAX);
+        let e = Self::new(key, master, direction, HelperKind::Pptp, id, deadline);
+        Self { state: State::Kept, ..e }
+    }
+
+    /// Whether it is waited for.
+    pub fn waits(&self) -> bool {
         self.state == State::Live
+    }
+
+    /// Whether it can be found.
+    pub fn is_known(&self) -> bool {
+        matches!(self.state, State::Live | State::Kept)
+    }
+
+    /// What is waited for, or its key with the call id that it lacks.
+    pub fn whole(&self) -> Tuple {
+        match self.helper {
+            HelperKind::Pptp if self.key.sport == 0 => Tuple { sport: self.port, ..self.key },
+            HelperKind::Pptp => Tuple { dport: self.port, ..self.key },
+            HelperKind::Ftp | HelperKind::Tftp => self.key,
+        }
     }
 }
 
@@ -82,6 +110,7 @@ pub struct Expectations {
     places: Vec<Expectation>,
     free: u32,
     live: usize,
+    kept: usize,
     ended: usize,
     /// Where [`Expectations::due`] goes on.
     hand: usize,
@@ -92,7 +121,7 @@ impl Expectations {
     /// Room for `capacity` expectations.
     pub fn new(capacity: usize, seed: ahash::RandomState) -> Self {
         let places = Vec::with_capacity(capacity);
-        Self { index: Index::new(capacity), places, free: NONE, live: 0, ended: 0, hand: 0, seed }
+        Self { index: Index::new(capacity), places, free: NONE, live: 0, kept: 0, ended: 0, hand: 0, seed }
     }
 
     /// How many are waited for.
@@ -102,10 +131,10 @@ impl Expectations {
 
     /// The place of the expectation with this key.
     pub fn find(&self, key: &Tuple) -> Option<u32> {
-        if self.live == 0 {
+        if self.live + self.kept == 0 {
             return None;
         }
-        let is = |place: u32| self.places.get(place as usize).is_some_and(|e| e.key == *key && e.is_live());
+        let is = |place: u32| self.places.get(place as usize).is_some_and(|e| e.key == *key && e.is_known());
         self.index.find(self.seed.hash_one(key), is)
     }
 
@@ -129,6 +158,7 @@ impl Expectations {
             return None;
         };
         self.index.insert(self.seed.hash_one(e.key), place).ok()?;
+        let waits = e.waits();
         match self.places.get_mut(place as usize) {
             Some(p) => {
                 if let State::Free { next } = p.state {
@@ -138,17 +168,36 @@ impl Expectations {
             }
             None => self.places.push(e), // within the capacity taken at start
         }
-        self.live += 1;
+        *(if waits { &mut self.live } else { &mut self.kept }) += 1;
         Some(place)
+    }
+
+    /// One is not waited for any more, but kept.
+    pub fn keep(&mut self, place: u32) {
+        if let Some(e) = self.places.get_mut(place as usize).filter(|e| e.waits()) {
+            (e.state, e.deadline) = (State::Kept, Nanos(u64::MAX));
+            self.live -= 1;
+            self.kept += 1;
+        }
+    }
+
+    /// One that is kept is waited for again, until `deadline`.
+    pub fn renew(&mut self, place: u32, deadline: Nanos) {
+        let Some(e) = self.places.get_mut(place as usize).filter(|e| e.is_known()) else { return };
+        if !e.waits() {
+            self.kept -= 1;
+            self.live += 1;
+        }
+        (e.state, e.deadline) = (State::Live, deadline);
     }
 
     /// Ends one: it is found no more, and its place is kept.
     pub fn end(&mut self, place: u32) {
-        let Some(e) = self.places.get_mut(place as usize).filter(|e| e.is_live()) else { return };
+        let Some(e) = self.places.get_mut(place as usize).filter(|e| e.is_known()) else { return };
+        *(if e.waits() { &mut self.live } else { &mut self.kept }) -= 1;
         e.state = State::Ended;
         let key = e.key;
         self.index.remove(self.seed.hash_one(key), place);
-        self.live -= 1;
         self.ended += 1;
     }
 
@@ -168,7 +217,7 @@ impl Expectations {
         while *budget > 0 {
             *budget -= 1;
             self.hand = if self.hand + 1 < self.places.len() { self.hand + 1 } else { 0 };
-            let due = |e: &Expectation| !matches!(e.state, State::Free { .. }) && e.deadline <= now;
+            let due = |e: &Expectation| matches!(e.state, State::Live | State::Ended) && e.deadline <= now;
             if self.places.get(self.hand).is_some_and(due) {
                 return u32::try_from(self.hand).ok();
             }
@@ -178,7 +227,12 @@ impl Expectations {
 
     /// Those that are waited for.
     pub fn live(&self) -> impl Iterator<Item = &Expectation> {
-        self.places.iter().filter(|e| e.is_live())
+        self.places.iter().filter(|e| e.waits())
+    }
+
+    /// Those that can be found: other workers know of them.
+    pub fn known(&self) -> impl Iterator<Item = &Expectation> {
+        self.places.iter().filter(|e| e.is_known())
     }
 }
 
@@ -230,6 +284,33 @@ mod tests {
         assert_eq!(t.insert(expectation(3, 300)), Some(first));
         t.release(first);
         assert_eq!((t.count(), t.live().count()), (2, 2), "a live one is not released");
+    }
+
+    #[test]
+    fn what_is_kept_is_found_and_never_due() {
+        let mut t = table(2);
+        let mut e = expectation(5001, 300);
+        (e.helper, e.port, e.key.proto) = (HelperKind::Pptp, 0x1111, 47);
+        let place = t.insert(e).expect("room");
+        assert_eq!(e.whole(), Tuple { sport: 0x1111, ..e.key });
+        t.keep(place);
+        t.keep(place);
+        assert_eq!((t.find(&e.key), t.count(), t.live().count(), t.known().count()), (Some(place), 0, 0, 1));
+        let mut budget = 10;
+        assert_eq!(t.due(Nanos(u64::MAX), &mut budget), None);
+        t.renew(place, Nanos::from_secs(7));
+        t.renew(place, Nanos::from_secs(8));
+        assert_eq!(
+            (t.count(), t.due(Nanos::from_secs(7), &mut 10), t.due(Nanos::from_secs(8), &mut 10)),
+            (1, None, Some(place))
+        );
+        t.keep(place);
+        t.end(place);
+        assert_eq!((t.find(&e.key), t.count()), (None, 0));
+        t.release(place);
+        let error = Expectation::kept(Tuple { sport: 7, dport: 0, ..e.key }, ConnId(1), Direction::Reply, 9);
+        assert_eq!((t.insert(error), t.count()), (Some(place), 0));
+        assert_eq!(error.whole(), Tuple { sport: 7, dport: 9, ..e.key });
     }
 
     #[test]

@@ -66,4 +66,5 @@ timeouts! {
     frag_v6 60 "IPv6 fragments: the rest of the datagram is waited for (RFC 8200 section 4.5).";
     expect_ftp 300 "Expectations of FTP's data connections.";
     expect_tftp 300 "Expectations of TFTP's answers.";
+    expect_pptp 300 "Expectations of PPTP's calls.";
 }

@@ -173,7 +173,7 @@ impl Policy {
 
     /// The helper of a new connection: that of the first rule that matches and is for its protocol.
     pub fn helper(&self, q: &Query<'_>) -> Option<HelperKind> {
-        let first = self.helpers.iter().find(|(m, h)| h.proto() == q.tuple.proto && m.matches(q));
+        let first = self.helpers.iter().find(|(m, h)| h.watches(q.tuple) && m.matches(q));
         first.map(|&(_, h)| h)
     }
 

@@ -1,14 +1,16 @@
-//! Helpers: what reads the connections that announce others (FTP's control connections, TFTP's requests).
+//! Helpers: what reads the connections that announce others (FTP's and PPTP's control connections, TFTP's requests).
 //!
-//! The protocols' text is read and written in [`ftp`] and [`tftp`]; [`seqadj`] keeps sequence numbers right where that
-//! changes lengths, and [`saved`] carries all that over a restart. [`Helpers`] holds what a helper knows of each of its connections, beside the connection table: few
-//! connections have one. What they announce lies in [`crate::conntrack::expect`], and `path::helper` brings all together.
+//! The protocols' text is read and written in [`ftp`], [`tftp`] and [`pptp`]; [`seqadj`] keeps sequence numbers right
+//! where that changes lengths, and [`saved`] carries all that over a restart. [`Helpers`] holds what a helper knows of
+//! each of its connections, beside the connection table: few connections have one. What they announce lies in
+//! [`crate::conntrack::expect`], and `path::helper` brings all together.
 //!
 //! *Life-cycle*: a connection gets its helper by rule when it is confirmed, never by its port alone, and keeps it to its end.
 //! *Threads*: one worker. *Limits*: [`HELPED`] connections with a helper per worker; a new one beyond is refused, with its
 //! reason. *Sources*: `linux/net/netfilter/nf_conntrack_helper.c`; nftables' `ct helper` objects.
 
 pub mod ftp;
+pub mod pptp;
 pub mod saved;
 pub mod seqadj;
 pub mod tftp;
@@ -18,10 +20,13 @@ use self::seqadj::Stream;
 use crate::api::policy::HelperKind;
 use crate::conntrack::ConnId;
 use crate::conntrack::index::Index;
-use crate::conntrack::tuple::{Direction, proto};
+use crate::conntrack::tuple::{Direction, Tuple, proto};
 
 /// Most connections with a helper on one worker.
 pub const HELPED: usize = 16_384;
+
+/// By how many tuples the packets of a call are known, and errors about them: see `path::pptp`.
+pub const WAYS: usize = 4;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -30,9 +35,14 @@ impl HelperKind {
     /// The protocol of the connections that it can watch; nftables refuses others, too.
     pub const fn proto(self) -> u8 {
         match self {
-            Self::Ftp => proto::TCP,
+            Self::Ftp | Self::Pptp => proto::TCP,
             Self::Tftp => proto::UDP,
         }
+    }
+
+    /// Whether it can watch a connection with such a tuple; PPTP's ids go with IPv4 alone, as in Linux.
+    pub fn watches(self, t: &Tuple) -> bool {
+        self.proto() == t.proto && (self != Self::Pptp || t.is_ipv4())
     }
 }
 
@@ -88,6 +98,12 @@ pub struct Helped {
     pub expectation: Option<u32>,
     /// FTP: by direction.
     pub ftp: [FtpSide; 2],
+    /// PPTP: by direction.
+    pub pptp: [pptp::Side; 2],
+    /// PPTP: what was said.
+    pub control: pptp::Control,
+    /// PPTP: places among the expectations by which its call's packets are known.
+    pub ways: [Option<u32>; WAYS],
     next_free: u32,
 }
 
@@ -165,7 +181,9 @@ impl Helpers {
             return false;
         }
         let ftp = [FtpSide::new(false), FtpSide::new(true)];
-        let helped = Helped { conn, kind, expectation: None, ftp, next_free: NONE };
+        let pptp = Default::default();
+        let control = pptp::Control::default();
+        let helped = Helped { conn, kind, expectation: None, ftp, pptp, control, ways: [None; WAYS], next_free: NONE };
         match self.slots.get_mut(slot as usize) {
             Some(h) => {
                 self.free = h.next_free;

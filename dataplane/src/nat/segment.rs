@@ -6,6 +6,7 @@
 
 use super::rewrite::put16;
 use crate::conntrack::tcp::{ACK, URG};
+use crate::helper::pptp::Patches;
 use crate::helper::seqadj::{Splice, Stream};
 use crate::io::Buf;
 use crate::packet::{L4, Packet, Quoted};
@@ -97,6 +98,19 @@ pub fn adjust_quote(b: &mut [u8], p: &Packet, quoted: &Quoted, own: &Stream, oth
     // The quote begins at an even offset of the message, so its 16-bit words are the message's.
     let sum = Delta::default().replace16(before, checksum::sum(quote)).apply(be16(b, l4 + 2));
     put16(b, l4 + 2, sum);
+}
+
+/// Changes the payload of a segment as `patches` say. `p` says where its headers are; it may be translated already.
+pub fn patch(b: &mut [u8], p: &Packet, patches: &Patches) {
+    let (_, l4, end) = p.span();
+    let L4::Tcp(segment) = p.kind else { return };
+    let before = checksum::sum(&b[l4..end]);
+    let header = usize::from(b[l4 + 12] >> 4) * 4;
+    if patches.apply(segment.seq, &mut b[l4 + header..end]) {
+        let delta = Delta::default().replace16(before, checksum::sum(&b[l4..end]));
+        let sum = delta.apply(be16(b, l4 + 16));
+        put16(b, l4 + 16, sum);
+    }
 }
 
 /// Sets the length of an IP packet; gives the length field before and after, whose difference is that of the pseudo header.

@@ -63,6 +63,7 @@ impl Path {
         let timeout = match helper {
             HelperKind::Ftp => timeouts.expect_ftp,
             HelperKind::Tftp => timeouts.expect_tftp,
+            HelperKind::Pptp => timeouts.expect_pptp,
         };
         let e = Expectation::new(with(public), id, direction, helper, port, now + timeout);
         self.expect(e, now)?;
@@ -90,25 +91,29 @@ impl Path {
         if let Some(place) = self.helpers.find(e.master).and_then(|h| h.expectation) {
             self.end_expectation(place, now);
         }
-        let share = self.policy.spec().conntrack.expect_max.div_ceil(usize::from(self.steer.workers()));
-        if self.expectations.count() >= share {
+        if self.expectations.count() >= self.expect_share() {
             return Err(DropReason::ExpectFull);
         }
         let place = self.expectations.insert(e).ok_or(DropReason::ExpectFull)?;
         if let Some(helped) = self.helpers.find_mut(e.master) {
             helped.expectation = Some(place);
         }
-        let mut told = 0;
+        self.tell_expected(place, now)
+    }
+
+    /// Tells all other workers of a new expectation.
+    ///
+    /// # Errors
+    /// There is no room in a ring, and the expectation has ended.
+    pub(super) fn tell_expected(&mut self, place: u32, now: Nanos) -> Result<(), DropReason> {
+        let Some(e) = self.expectations.at_mut(place) else { return Ok(()) };
         for worker in (0..self.steer.workers()).filter(|&w| w != self.steer.me()) {
             if !self.notes.tell(worker, Note::Expect(e.key)) {
                 break;
             }
-            told |= 1u128 << (worker & 127);
+            e.told |= 1u128 << (worker & 127);
         }
-        if let Some(e) = self.expectations.at_mut(place) {
-            e.told = told;
-        }
-        if told.count_ones() + 1 < u32::from(self.steer.workers()) {
+        if e.told.count_ones() + 1 < u32::from(self.steer.workers()) {
             self.end_expectation(place, now);
             return Err(DropReason::SignpostFull);
         }
@@ -116,18 +121,27 @@ impl Path {
         Ok(())
     }
 
+    /// How many expectations this worker may have.
+    pub(super) fn expect_share(&self) -> usize {
+        self.policy.spec().conntrack.expect_max.div_ceil(usize::from(self.steer.workers()))
+    }
+
     /// The expectation of this worker that a packet of `t` would fulfil.
     #[inline]
     pub(super) fn expectation_of(&self, t: &Tuple, now: Nanos) -> Option<u32> {
         let place = self.expectations.find(&key_of(t))?;
-        self.expectations.at(place).is_some_and(|e| e.deadline > now).then_some(place)
+        self.expectations.at(place).is_some_and(|e| e.waits() && e.deadline > now).then_some(place)
     }
 
     /// Uses an expectation up: it is not found any more. The other workers hear of it by [`Path::withdraw`], once they
-    /// have the signposts of its connection.
+    /// have the signposts of its connection. A call is found as long as it lasts.
     pub(super) fn fulfil(&mut self, place: u32) -> Option<Expectation> {
         let e = *self.expectations.at(place)?;
-        self.forget(place, &e);
+        if e.helper == HelperKind::Pptp {
+            self.keep_call(e.master);
+        } else {
+            self.forget(place, &e);
+        }
         Some(e)
     }
 
@@ -140,10 +154,10 @@ impl Path {
 
     fn forget(&mut self, place: u32, e: &Expectation) {
         self.expectations.end(place);
-        if let Some(helped) = self.helpers.find_mut(e.master)
-            && helped.expectation == Some(place)
-        {
-            helped.expectation = None;
+        if let Some(helped) = self.helpers.find_mut(e.master) {
+            for held in std::iter::once(&mut helped.expectation).chain(&mut helped.ways) {
+                held.take_if(|held| *held == place);
+            }
         }
         self.stats.expectations.set(self.expectations.count() as u64);
     }
@@ -173,10 +187,10 @@ impl Path {
     pub(super) fn tick_expectations(&mut self, now: Nanos) {
         let mut budget = LOOKS;
         while let Some(place) = self.expectations.due(now, &mut budget) {
-            if self.expectations.at(place).is_some_and(Expectation::is_live) {
-                self.end_expectation(place, now);
-            } else {
-                self.withdraw(place, now);
+            match self.expectations.at(place) {
+                Some(e) if e.waits() && e.helper == HelperKind::Pptp => self.keep_call(e.master),
+                Some(e) if e.waits() => self.end_expectation(place, now),
+                _ => self.withdraw(place, now),
             }
         }
     }
@@ -203,7 +217,10 @@ impl Path {
     pub(super) fn expectation_refused(&mut self, key: &Tuple, now: Nanos) {
         if let Some(place) = self.expectations.find(key) {
             self.stats.drop_packet(DropReason::ExpectClash);
-            self.end_expectation(place, now);
+            match self.expectations.at(place) {
+                Some(e) if e.helper == HelperKind::Pptp && e.key.sport == 0 => self.forget_call(e.master, now),
+                _ => self.end_expectation(place, now),
+            }
         }
     }
 
@@ -218,6 +235,11 @@ impl Path {
         if !master.flags.has(Flags::TRANSLATED) {
             return false;
         }
+        if e.helper == HelperKind::Pptp {
+            let reply = self.call_tuple(e.master, e.direction);
+            u.reply = reply.unwrap_or(u.reply);
+            return reply.is_some();
+        }
         u.reply = Tuple { src: own.src, sport: e.port, dst: own.dst, dport: u.original.sport, ..u.reply };
         true
     }
@@ -229,7 +251,7 @@ impl Path {
         let waiting = self.expectations.live().filter(|e| e.deadline > now);
         into.extend(waiting.take(room).map(|e| ExpectView {
             timeout_s: u32::try_from(e.deadline.since(now).as_secs()).unwrap_or(u32::MAX),
-            tuple: e.key,
+            tuple: e.whole(),
             helper: e.helper,
             master: self.conntrack.tuple(e.master, Direction::Original),
             permanent: false,

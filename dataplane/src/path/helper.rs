@@ -6,7 +6,8 @@
 //! its end is there, and its sender told that it has arrived, or it might wait for that.
 //!
 //! *Threads*: the worker's. *Limits*: per segment the work is proportional to its length.
-//! *Sources*: `linux/net/netfilter/nf_conntrack_ftp.c`, `nf_nat_ftp.c`, `nf_conntrack_tftp.c`.
+//! *Sources*: `linux/net/netfilter/nf_conntrack_ftp.c`, `nf_nat_ftp.c`, `nf_conntrack_tftp.c`; PPTP's are in
+//! [`super::pptp`].
 
 use super::Path;
 use crate::api::policy::HelperKind;
@@ -35,6 +36,8 @@ pub enum Help {
         /// Tell its sender that bytes have arrived which are withheld.
         acknowledge: Option<Acknowledge>,
     },
+    /// Change some of its text: see [`crate::helper::pptp::Patches`].
+    Patch,
 }
 
 /// An acknowledgement on behalf of a receiver who has not got the bytes yet: the sender may wait for it before it sends
@@ -92,6 +95,9 @@ impl Path {
             }
             (HelperKind::Ftp, L4::Tcp(segment)) if p.state == CtState::Established => {
                 self.ftp(p, id, &segment, window, payload, now)
+            }
+            (HelperKind::Pptp, L4::Tcp(segment)) if p.state == CtState::Established => {
+                self.pptp(p, id, &segment, payload, now)
             }
             _ => Ok(Help::Pass),
         }
@@ -246,8 +252,11 @@ impl Path {
 
     /// Whether a connection's helper may have to change its text.
     pub fn may_rewrite(&self, id: ConnId) -> bool {
-        let ftp = self.helpers.find(id).is_some_and(|h| h.kind == HelperKind::Ftp);
-        ftp && (self.rewrites(id, Direction::Original) || self.rewrites(id, Direction::Reply))
+        match self.helpers.find(id).map(|h| h.kind) {
+            Some(HelperKind::Ftp) => self.rewrites(id, Direction::Original) || self.rewrites(id, Direction::Reply),
+            Some(HelperKind::Pptp) => self.translates(id),
+            Some(HelperKind::Tftp) | None => false,
+        }
     }
 
     /// Whether the address that a connection's side knows itself by is another to the other side.
@@ -260,6 +269,9 @@ impl Path {
     pub(super) fn end_help(&mut self, id: ConnId, now: Nanos) {
         if let Some(place) = self.helpers.find(id).and_then(|h| h.expectation) {
             self.end_expectation(place, now);
+        }
+        if self.helpers.find(id).is_some_and(|h| h.kind == HelperKind::Pptp) {
+            self.end_control(id, now);
         }
         self.helpers.remove(id);
     }

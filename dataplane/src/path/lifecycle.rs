@@ -114,8 +114,8 @@ impl Path {
             InsertError::Full => DropReason::ConntrackFull,
             InsertError::Clash => DropReason::NatClash,
         })?;
-        // Only what was expected came by another way than its home.
-        let original = u.expected && !self.steer.is_home(&u.original);
+        // Only what was expected, and calls, came by another way than their home.
+        let original = (u.expected || u.original.proto == proto::GRE) && !self.steer.is_home(&u.original);
         if original {
             if !self.notes.tell(self.steer.home(&u.original), Note::Place(u.original)) {
                 self.conntrack.remove(id);

@@ -21,6 +21,7 @@ mod helper;
 mod hop;
 mod lifecycle;
 mod operator;
+mod pptp;
 mod view;
 
 use std::net::IpAddr;
@@ -31,6 +32,7 @@ use crossbeam_channel::Sender;
 
 pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
+use self::pptp::Call;
 use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::rules::{RuleCounters, Trail};
@@ -39,7 +41,7 @@ use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
 use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations};
 use crate::conntrack::limit::Limits;
 use crate::conntrack::signpost::{Signposts, WorkerId};
-use crate::conntrack::tuple::{Direction, Tuple};
+use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::conntrack::{ConnId, Conntrack, Tracked};
 use crate::drop::DropReason;
 use crate::filter::{Policy, Query, Verdict};
@@ -296,9 +298,16 @@ impl Path {
         if let L4::IcmpError(quoted) = p.kind {
             return self.error(p, quoted, from, now);
         }
+        let call = if p.kind == L4::Gre { self.call_of(&p.tuple, p.stale) } else { Call::None };
+        match call {
+            Call::None => {}
+            Call::Here(whole) => (p.tuple, p.hash) = (whole, self.conntrack.hash(&whole)),
+            Call::At(owner) => return Outcome::Handover(owner, HandoverCause::Expectation),
+        }
         loop {
             let hit = match self.lookup(&p.tuple, p.hash, now) {
                 Some(hit) => Some(hit),
+                None if call != Call::None => None,
                 None => match self.owner_of_miss(&p.tuple, p, now) {
                     Some((owner, cause)) => return Outcome::Handover(owner, cause),
                     None => None,
@@ -525,7 +534,14 @@ impl Path {
         if quoted.tuple.src != p.tuple.dst {
             return self.invalid(p, from, DropReason::InvalidErrorTarget, now);
         }
-        let tuple = quoted.tuple.inverse();
+        let mut tuple = quoted.tuple.inverse();
+        if tuple.proto == proto::GRE && tuple.sport != 0 {
+            match self.call_of(&tuple, p.stale) {
+                Call::None => {}
+                Call::Here(whole) => tuple = whole,
+                Call::At(owner) => return Outcome::Handover(owner, HandoverCause::IcmpError),
+            }
+        }
         let Some((id, direction)) = self.lookup(&tuple, self.conntrack.hash(&tuple), now) else {
             return match self.owner_of_miss(&tuple, p, now) {
                 Some((owner, HandoverCause::Stale)) => Outcome::Handover(owner, HandoverCause::Stale),

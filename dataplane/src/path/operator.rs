@@ -54,7 +54,7 @@ impl Path {
             timeout_policy: spec.timeout_policy,
             mark: spec.mark,
             expected: spec.expected,
-            helper: spec.helper.filter(|h| h.proto() == original.proto),
+            helper: spec.helper.filter(|h| h.watches(&original)),
             in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,

@@ -34,6 +34,7 @@ impl<I: Io> Worker<I> {
         let acknowledge = match self.path.help(packet, window, payload, now) {
             Ok(Help::Pass) => return self.forward(buf, packet, &plan, now),
             Ok(Help::Adjust { acknowledge }) => acknowledge,
+            Ok(Help::Patch) => return self.forward_patched(buf, packet, &plan, now),
             Err(reason) => return self.path.stats.drop_packet(reason),
         };
         let (Some(id), L4::Tcp(s)) = (packet.conn, packet.kind) else { return self.forward(buf, packet, &plan, now) };
@@ -59,6 +60,16 @@ impl<I: Io> Worker<I> {
             return self.path.stats.drop_packet(DropReason::NoBuffer);
         }
         self.dispatch(buf, usize::from(packet.l3), &plan, error, now);
+    }
+
+    /// Sends a packet on with call ids replaced.
+    fn forward_patched(&mut self, mut buf: I::Buf, packet: &Packet, plan: &Plan, now: Nanos) {
+        let error = self.unreachable(buf.bytes(), packet, plan);
+        Self::translate(&mut buf, packet, plan);
+        if let Some(helped) = packet.conn.and_then(|id| self.path.helpers.find(id)) {
+            segment::patch(buf.bytes_mut(), packet, &helped.pptp[packet.direction.index()].patches);
+        }
+        self.dispatch(buf, usize::from(packet.l3), plan, error, now);
     }
 
     /// The same for the datagram in the train: its helper reads one fragment after the other. Where it may have to rewrite

@@ -665,7 +665,7 @@ impl Lab {
         let mut keys = BTreeSet::new();
         let mut expected = vec![0; self.workers.len()];
         for (worker, w) in self.workers.iter().enumerate() {
-            for e in w.path().expectations.live() {
+            for e in w.path().expectations.known() {
                 assert!(keys.insert(format!("{:?}", e.key)), "expected twice: {e:?}");
                 for (other, o) in self.workers.iter().enumerate().filter(|&(n, _)| n != worker) {
                     assert_eq!(o.path().announced.owner(&e.key), Some(worker as u16), "{e:?} at {other}");

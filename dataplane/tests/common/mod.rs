@@ -3,9 +3,11 @@
 #![allow(dead_code, clippy::cast_possible_truncation, clippy::disallowed_types, clippy::too_many_arguments)]
 #![allow(clippy::precedence, clippy::wrong_self_convention)]
 
+pub mod calls;
 pub mod ftp;
 pub mod lab;
 pub mod oracle;
 pub mod pkt;
+pub mod pptp;
 pub mod session;
 pub mod talk;

@@ -34,7 +34,7 @@ const MAX_HELPERS: usize = 256;
 const MAX_LIMITS: usize = 16;
 
 /// Helpers of the kernel that are not built.
-const LATER_HELPERS: &[&str] = &["pptp", "irc", "sip", "h323", "amanda", "netbios-ns", "sane", "snmp"];
+const LATER_HELPERS: &[&str] = &["irc", "sip", "h323", "amanda", "netbios-ns", "sane", "snmp"];
 
 /// Reads `conntrack`: most connections, and what a reload may change.
 pub fn conntrack<'y>(node: Option<&'y Node>, reader: &Reader<'y>, names: &Names) -> (usize, ConntrackSpec) {
@@ -97,7 +97,7 @@ fn helpers<'y>(node: &'y Node, reader: &Reader<'y>, names: &Names) -> Vec<Helper
         let matches = match_reader.matches(&rule.matches(), Hook::Filter);
         let Some(kind) = kind else { continue };
         let speaks = match kind {
-            HelperKind::Ftp => TCP,
+            HelperKind::Ftp | HelperKind::Pptp => TCP,
             HelperKind::Tftp => UDP,
         };
         let name = PROTOCOLS.iter().find(|(_, number)| *number == speaks).map_or("", |(name, _)| *name);
