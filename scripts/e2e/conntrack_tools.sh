@@ -47,6 +47,22 @@ reply=$(sed -E 's/.*dport=([0-9]+) packets=[0-9]+ bytes=[0-9]+ \[ASSURED.*/\1/' 
 assert "get by the reply" ctl conntrack get -p tcp -r 203.0.113.10 -q 203.0.113.1 --reply-port-src 80 --reply-port-dst "$reply"
 assert_fails "get of nothing" ctl conntrack get -p tcp -s 10.10.0.2 -d 203.0.113.10 --sport 1 --dport 80
 
+# Each filter finds one of the two, or none.
+for filter in '--reply-port-src 80' "--reply-port-dst $reply" '-u ASSURED' '--any-nat 203.0.113.1 -p tcp' '-n -p tcp' \
+    '--icmp-type 8' '--icmp-type 8 --icmp-code 0' '-j -p icmp' '-s 10.10.0.0 --mask-src 255.255.255.0 -p icmp'; do
+    # shellcheck disable=SC2086 # words
+    assert_equal "how many $filter finds" "$(ctl conntrack count $filter)" 1
+done
+for filter in '-u EXPECTED' '--icmp-type 0' '--srckey 1' '--any-nat 203.0.113.10' '--reply-zone 7'; do
+    # shellcheck disable=SC2086 # words
+    assert_equal "how many $filter finds" "$(ctl conntrack count $filter)" 0
+done
+assert_fails "a status that no connection has" ctl conntrack list -u FIXED_TIMEOUT
+assert_match "why" "$(cat "$LAB_DIR/out")" 'no connection is FIXED_TIMEOUT'
+
+# A rule that only marks is counted too: it has seen at least the first packets of both.
+assert_at_least "packets that were marked" "$(metric rule_packets_total rule=mark)" 2
+
 assert "create" ctl conntrack create -p udp -s 10.10.0.2 -d 203.0.113.10 --sport 7 --dport 7 -t 600 -m 5
 assert_fails "create again" ctl conntrack create -p udp -s 10.10.0.2 -d 203.0.113.10 --sport 7 --dport 7 -t 600
 assert "update" ctl conntrack update -p udp --dport 7 -m 0x20/0x20 -t 900 -u ASSURED
@@ -61,6 +77,9 @@ wait_for 10 saw ends.log "$ended" || fail "no end of the ping in:"$'\n'"$(cat "$
 assert_equal "ends of anything else" "$(grep -vcE ' icmp ' "$LAB_DIR/ends.log")" 0
 assert_equal "events that were lost" "$(metric conntrack_events_lost_total)" 0
 
+start_of() { ctl --json conntrack list -p "$1" | sed -E 's/.*"start":([0-9]+).*/\1/'; }
+began="$(start_of tcp) $(start_of udp)"
+
 # A restart: what was saved is there again, with what was left of its timeouts.
 assert_match "save" "$(ctl conntrack save "$LAB_DIR/table")" '^2 connections saved to '
 end_processes
@@ -70,6 +89,7 @@ assert_equal "connections after the restart" "$(ctl conntrack count)" 0
 assert_equal "restore" "$(ctl conntrack restore "$LAB_DIR/table")" "2 of 2 connections restored"
 assert_match "the fetch again" "$(ctl conntrack list -p tcp)" "^tcp +6 [0-9]+ TIME_WAIT src=10\.10\.0\.2 dst=203\.0\.113\.10 sport=$sport "
 assert_match "the other again" "$(ctl conntrack list -p udp)" '^udp +17 (900|8[0-9]{2}) .*\[ASSURED\] mark=37 use=1$'
+assert_equal "since when" "$(start_of tcp) $(start_of udp)" "$began"
 sed -i '3s/10\.10\.0\.2/10.10.0.256/' "$LAB_DIR/table"
 assert_fails "a bad line" ctl conntrack restore "$LAB_DIR/table"
 assert_match "which one" "$(cat "$LAB_DIR/out")" "/table:3: "
