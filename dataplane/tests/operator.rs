@@ -326,6 +326,26 @@ fn a_connection_is_found_by_either_of_its_tuples() {
 }
 
 #[test]
+fn a_ping_that_has_got_another_identifier_has_its_source_translated_and_nothing_else() {
+    everywhere(closed(), |lab| {
+        let original = Tuple { sport: 9, dport: 8 << 8, ..saved(proto::ICMP, 0, 0).original };
+        let reply = Tuple { sport: 10, dport: 0, ..saved(proto::ICMP, 0, 0).reply };
+        create(lab, &[ConnSpec { original, reply, ..saved(proto::ICMP, 0, 0) }]);
+        let none = ConnFilter::default;
+        let to = |address: &str| address.parse().ok();
+        for (filter, found) in [
+            (ConnFilter { snat: true, ..none() }, 1),
+            (ConnFilter { dnat: true, ..none() }, 0),
+            (ConnFilter { nat: true, ..none() }, 1),
+            (ConnFilter { nat_to: to("198.51.100.1/32"), ..none() }, 1),
+            (ConnFilter { nat_to: to("203.0.113.5/32"), ..none() }, 0),
+        ] {
+            assert_eq!(lab.list(filter).len(), found, "{filter:?}");
+        }
+    });
+}
+
+#[test]
 fn an_update_changes_those_that_match_and_no_others() {
     everywhere(closed(), |lab| {
         create(lab, &[ConnSpec { assured: false, ..saved(proto::UDP, 1000, 2000) }, saved(proto::UDP, 1001, 2001)]);

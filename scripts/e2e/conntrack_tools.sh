@@ -38,7 +38,7 @@ done
 
 # The connection as it is listed is found by either of its tuples.
 line=$(ctl conntrack list -p tcp --dport 80 -m 0x10/0xff)
-assert_match "the fetch" "$line" "^tcp +6 [0-9]+ TIME_WAIT $tuple packets=[0-9]+ .*\[ASSURED\] mark=16 use=1$"
+assert_match "the fetch" "$line" "^tcp +6 [0-9]+ (TIME_WAIT|CLOSE) $tuple packets=[0-9]+ .*\[ASSURED\] mark=16 use=1$"
 sport=$(sed -E 's/.*sport=([0-9]+) dport=80 .*/\1/' <<<"$line")
 found=$(ctl conntrack get -p tcp -s 10.10.0.2 -d 203.0.113.10 --sport "$sport" --dport 80 2>"$LAB_DIR/err")
 assert_match "get" "$found" "sport=$sport dport=80 "
@@ -46,6 +46,22 @@ assert_match "what get says besides" "$(cat "$LAB_DIR/err")" '1 flow entries hav
 reply=$(sed -E 's/.*dport=([0-9]+) packets=[0-9]+ bytes=[0-9]+ \[ASSURED.*/\1/' <<<"$line")
 assert "get by the reply" ctl conntrack get -p tcp -r 203.0.113.10 -q 203.0.113.1 --reply-port-src 80 --reply-port-dst "$reply"
 assert_fails "get of nothing" ctl conntrack get -p tcp -s 10.10.0.2 -d 203.0.113.10 --sport 1 --dport 80
+
+# Each filter finds one of the two, or none.
+for filter in '--reply-port-src 80' "--reply-port-dst $reply" '-u ASSURED' '--any-nat 203.0.113.1 -p tcp' '-n -p tcp' \
+    '--icmp-type 8' '--icmp-type 8 --icmp-code 0' '-j -p icmp' '-s 10.10.0.0 --mask-src 255.255.255.0 -p icmp'; do
+    # shellcheck disable=SC2086 # words
+    assert_equal "how many $filter finds" "$(ctl conntrack count $filter)" 1
+done
+for filter in '-u EXPECTED' '--icmp-type 0' '--srckey 1' '--any-nat 203.0.113.10' '--reply-zone 7'; do
+    # shellcheck disable=SC2086 # words
+    assert_equal "how many $filter finds" "$(ctl conntrack count $filter)" 0
+done
+assert_fails "a status that no connection has" ctl conntrack list -u FIXED_TIMEOUT
+assert_match "why" "$(cat "$LAB_DIR/out")" 'no connection is FIXED_TIMEOUT'
+
+# A rule that only marks is counted too: it has seen at least the first packets of both.
+assert_at_least "packets that were marked" "$(metric rule_packets_total rule=mark)" 2
 
 assert "create" ctl conntrack create -p udp -s 10.10.0.2 -d 203.0.113.10 --sport 7 --dport 7 -t 600 -m 5
 assert_fails "create again" ctl conntrack create -p udp -s 10.10.0.2 -d 203.0.113.10 --sport 7 --dport 7 -t 600
@@ -66,10 +82,14 @@ assert_match "save" "$(ctl conntrack save "$LAB_DIR/table")" '^2 connections sav
 end_processes
 launch_sluiced
 wait_for 30 answered_or_gone || fail "sluiced did not answer again"
+# Since when each is there, as JSON says it; the file's first line has none.
+starts() { sed -nE 's/.*"proto":([0-9]+).*"start":([0-9]+).*/\1 \2/p' | sort; }
+assert_equal "starts in the file" "$(starts <"$LAB_DIR/table" | wc -l)" 2
 assert_equal "connections after the restart" "$(ctl conntrack count)" 0
 assert_equal "restore" "$(ctl conntrack restore "$LAB_DIR/table")" "2 of 2 connections restored"
-assert_match "the fetch again" "$(ctl conntrack list -p tcp)" "^tcp +6 [0-9]+ TIME_WAIT src=10\.10\.0\.2 dst=203\.0\.113\.10 sport=$sport "
+assert_match "the fetch again" "$(ctl conntrack list -p tcp)" "^tcp +6 [0-9]+ (TIME_WAIT|CLOSE) src=10\.10\.0\.2 dst=203\.0\.113\.10 sport=$sport "
 assert_match "the other again" "$(ctl conntrack list -p udp)" '^udp +17 (900|8[0-9]{2}) .*\[ASSURED\] mark=37 use=1$'
+assert_equal "since when" "$(ctl --json conntrack list | starts)" "$(starts <"$LAB_DIR/table")"
 sed -i '3s/10\.10\.0\.2/10.10.0.256/' "$LAB_DIR/table"
 assert_fails "a bad line" ctl conntrack restore "$LAB_DIR/table"
 assert_match "which one" "$(cat "$LAB_DIR/out")" "/table:3: "

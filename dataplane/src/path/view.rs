@@ -47,8 +47,10 @@ impl ConnView {
         let plain = self.original.inverse();
         let (ports, icmp, gre) = (self.original.has_ports(), self.original.is_icmp(), proto == proto::GRE);
         let reply = &self.reply;
-        let snat = (reply.dst, reply.dport) != (plain.dst, plain.dport);
-        let dnat = (reply.src, reply.sport) != (plain.src, plain.sport);
+        // Both directions of a query have one identifier, which goes with the source.
+        let (left, right) = (reply.sport != plain.sport, reply.dport != plain.dport);
+        let snat = reply.dst != plain.dst || right || icmp && left;
+        let dnat = reply.src != plain.src || !icmp && left;
         let is = |wanted: Option<u16>, belongs: bool, value: u16| wanted.is_none_or(|w| belongs && w == value);
         let kind = |wanted: Option<u8>, value: u8| is(wanted.map(u16::from), icmp, value.into());
         f.family.is_none_or(|v| v == if src.is_ipv4() { 4 } else { 6 })
