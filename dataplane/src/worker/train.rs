@@ -5,7 +5,7 @@
 use arrayvec::ArrayVec;
 
 use super::Worker;
-use crate::api::stats::HandoverCause;
+use crate::api::stats::{FragmentResult, HandoverCause};
 use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tuple::proto;
 use crate::defrag::{Arrived, Piece, TRAIN, Train};
@@ -18,21 +18,27 @@ use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
 
+/// Datagrams that are given up per turn, at most.
+const EXPIRIES: usize = 8;
+
 impl<I: Io> Worker<I> {
     /// A fragment came.
     pub(super) fn fragment(&mut self, buf: I::Buf, packet: Packet, now: Nanos) {
-        let size = buf.bytes().len();
-        let timeouts = &self.path.policy.spec().conntrack.timeouts;
-        match self.defrag.insert(Piece { buf, packet, size }, timeouts, now, &mut self.train) {
+        match self.defrag.insert(Piece { buf, packet }, now, &mut self.train) {
             Arrived::Waits => {}
             Arrived::Lost(reason) => self.lose_train(reason),
-            Arrived::Whole => self.whole(now),
+            Arrived::Whole => {
+                self.path.stats.fragments(FragmentResult::Reassembled, self.train.len());
+                self.whole(now);
+            }
             Arrived::Invalid => {
-                if let Some(Piece { buf, mut packet, .. }) = self.train.pop() {
+                if let Some(Piece { buf, mut packet }) = self.train.pop() {
+                    self.path.stats.fragments(FragmentResult::Invalid, 1);
                     self.alone(buf.bytes(), &mut packet);
                     self.enqueue(buf, packet);
                     self.process(false, now);
                 }
+                self.lose_train(DropReason::FragmentInvalid);
             }
         }
     }
@@ -52,20 +58,35 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Gives up a datagram whose time is over.
+    /// Gives up datagrams whose time is over, and says what the others occupy.
     pub(super) fn expire_fragments(&mut self, now: Nanos) {
-        if !self.defrag.expire(now, &mut self.train) {
-            return;
+        for _ in 0..EXPIRIES {
+            let timeouts = &self.path.policy.spec().conntrack.timeouts;
+            if !self.defrag.expire(timeouts, now, &mut self.train) {
+                break;
+            }
+            self.tell_of_timeout(now);
+            self.lose_train(DropReason::FragmentTimeout);
         }
-        // IPv6 tells the sender, where the first fragment is there (RFC 8200 section 4.5); IPv4 need not, and Linux does
-        // not as a router.
-        let first = self.train.first().filter(|p| p.packet.fragment.is_some_and(|f| f.offset == 0));
-        if first.is_some_and(|p| !p.packet.tuple.is_ipv4()) {
-            let train = std::mem::take(&mut self.train);
-            self.answer(train[0].buf.bytes(), &train[0].packet, IcmpError::ReassemblyTime, now);
-            self.train = train;
+        let stats = &self.path.stats;
+        stats.fragment_queues.set(self.defrag.queues() as u64);
+        stats.fragment_memory.set(self.defrag.memory() as u64);
+    }
+
+    /// Tells the sender of the datagram in the train that its time is over, where the first fragment is there: of an IPv6
+    /// datagram (RFC 8200 section 4.5), and of an IPv4 datagram to the gateway itself, which puts it together as its
+    /// receiver (RFC 792). Of those that go on, Linux tells nobody: `linux/net/ipv4/ip_fragment.c`, `ip_expire`.
+    fn tell_of_timeout(&mut self, now: Nanos) {
+        let train = std::mem::take(&mut self.train);
+        if let Some(Piece { buf, packet }) = train.first()
+            && packet.fragment.is_some_and(|f| f.offset == 0)
+            && (!packet.tuple.is_ipv4() || self.path.fib.is_local(packet.tuple.dst))
+        {
+            let payload = buf.bytes().get(usize::from(packet.l4)..usize::from(packet.end)).unwrap_or_default();
+            let (kind, ..) = parse_l4(packet, payload, &[], false); // about an error there is none
+            self.answer(buf.bytes(), &Packet { kind, ..*packet }, IcmpError::ReassemblyTime, now);
         }
-        self.lose_train(DropReason::FragmentTimeout);
+        self.train = train;
     }
 
     /// The datagram in the train is whole: to its home with it, or judge it here.
@@ -144,6 +165,9 @@ impl<I: Io> Worker<I> {
 
     /// Drops what is in the train.
     pub(super) fn lose_train(&mut self, reason: DropReason) {
+        if let Some(result) = FragmentResult::of(reason) {
+            self.path.stats.fragments(result, self.train.len());
+        }
         for _ in self.train.drain(..) {
             self.path.stats.drop_packet(reason);
         }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane::api::launch::{HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{AddrSet, PolicySpec};
 
 use super::node::{Node, Value};
@@ -119,6 +119,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
         file_prefix: String::new(),
         interfaces: Vec::<InterfaceConfig>::new(),
         conntrack_max: 0,
+        defrag: DefragConfig::default(),
         mbufs: None,
         twins: true,
     };
