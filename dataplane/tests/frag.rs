@@ -5,31 +5,19 @@
 
 mod common;
 
+use common::frag::*;
 use common::lab::*;
 use common::pkt::*;
 use dataplane::api::policy::PolicySpec;
 use dataplane::io::PortIdx;
 use dataplane::time::Nanos;
 
-/// All frames that left by `port`, put together to the IPv4 datagram they are fragments of; and how many they were.
+/// All frames that left by `port`, put together to the datagram they are fragments of; and how many they were.
 #[track_caller]
 fn whole(lab: &mut Lab, port: PortIdx) -> (Seen, usize) {
     let frames = lab.sent(port);
     assert!(!frames.is_empty(), "nothing left; drops: {:?}", lab.drops());
-    let mut payload = Vec::new();
-    for f in &frames {
-        let at = usize::from(be16_at(f, 20) & 0x1fff) * 8;
-        payload.resize(payload.len().max(at + f.len() - 34), 0);
-        payload[at..at + f.len() - 34].copy_from_slice(&f[34..]);
-    }
-    let mut frame = frames[0][..34].to_vec();
-    frame[16..18].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
-    frame[20..22].fill(0);
-    frame[24..26].fill(0);
-    let sum = !dataplane::parse::checksum::sum(&frame[14..34]);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(payload);
-    (Seen::read(&frame), frames.len())
+    (put_together(&frames), frames.len())
 }
 
 /// Sends the fragments in the order that `order` gives.
@@ -158,23 +146,6 @@ fn a_datagram_that_never_ends_is_given_up() {
         lab.moved(&["drop fragment_timeout +1"]);
         assert!(lab.collect().is_empty(), "IPv4 is not told");
     });
-}
-
-/// An IPv6 packet as fragments with `step` bytes each.
-fn fragments_v6(p: &Pkt, id: u32, step: usize) -> Vec<Pkt> {
-    let count = p.l4.len().div_ceil(step);
-    (0..count)
-        .map(|n| {
-            let mut f = p.clone();
-            let field = (n * step) as u16 | u16::from(n + 1 < count);
-            f.proto = 44;
-            f.l4 = vec![p.proto, 0];
-            f.l4.extend(field.to_be_bytes());
-            f.l4.extend(id.to_be_bytes());
-            f.l4.extend(&p.l4[n * step..p.l4.len().min((n + 1) * step)]);
-            f
-        })
-        .collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! a bounded number of packets waits for neighbours.
 
 mod control;
+mod header;
 mod helped;
 mod neighbour;
 mod send;

@@ -2,19 +2,15 @@
 //!
 //! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
 
-use arrayvec::ArrayVec;
-
-use super::Worker;
+use super::{Worker, header};
 use crate::api::stats::{FragmentResult, HandoverCause};
 use crate::conntrack::signpost::WorkerId;
-use crate::conntrack::tuple::proto;
-use crate::defrag::{Arrived, Piece, TRAIN, Train};
+use crate::defrag::{Arrived, Piece};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{icmp, l4, sctp, tcp};
-use crate::path::{Outcome, Refusal};
+use crate::path::{L2, Outcome, Plan, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
 
@@ -48,7 +44,7 @@ impl<I: Io> Worker<I> {
     fn alone(&self, bytes: &[u8], packet: &mut Packet) {
         let payload = bytes.get(usize::from(packet.l4)..usize::from(packet.end)).unwrap_or_default();
         let verify = self.path.policy.spec().conntrack.checksum;
-        let (kind, sport, dport) = parse_l4(packet, payload, &[], verify);
+        let (kind, sport, dport) = header::parse(packet, payload, verify);
         let first = packet.fragment.is_some_and(|f| f.offset == 0);
         if !first || matches!(kind, L4::Invalid(_)) {
             packet.kind = L4::Invalid(DropReason::FragmentInvalid);
@@ -83,7 +79,7 @@ impl<I: Io> Worker<I> {
             && (!packet.tuple.is_ipv4() || self.path.fib.is_local(packet.tuple.dst))
         {
             let payload = buf.bytes().get(usize::from(packet.l4)..usize::from(packet.end)).unwrap_or_default();
-            let (kind, ..) = parse_l4(packet, payload, &[], false); // about an error there is none
+            let (kind, ..) = header::parse(packet, payload, false); // about an error there is none
             self.answer(buf.bytes(), &Packet { kind, ..*packet }, IcmpError::ReassemblyTime, now);
         }
         self.train = train;
@@ -92,10 +88,7 @@ impl<I: Io> Worker<I> {
     /// The datagram in the train is whole: to its home with it, or judge it here.
     fn whole(&mut self, now: Nanos) {
         let verify = self.path.policy.spec().conntrack.checksum;
-        let packet = match whole_packet(&self.train, verify) {
-            Ok(packet) => packet,
-            Err(reason) => return self.lose_train(reason),
-        };
+        let Some(packet) = header::whole(&self.train, verify) else { return };
         let home = self.path.home(&packet);
         if self.path.steer.is_alone() || home == self.path.steer.me() {
             self.judge_train(packet, false, now);
@@ -114,15 +107,7 @@ impl<I: Io> Worker<I> {
                 {
                     return self.lose_train(reason);
                 }
-                self.train.reverse(); // so that the first comes off first
-                if let Some(first) = self.train.pop() {
-                    let head = Packet { end: first.packet.end, ..packet };
-                    self.forward(first.buf, &head, &plan, now);
-                }
-                while let Some(piece) = self.train.pop() {
-                    let l3 = usize::from(piece.packet.l3);
-                    self.forward_later(piece.buf, l3, &packet.tuple, &plan, now);
-                }
+                self.forward_train(&packet, &plan, now);
             }
             Outcome::Drop(Refusal { reason, error }) => {
                 if let Some(error) = error {
@@ -139,6 +124,29 @@ impl<I: Io> Worker<I> {
                 let cause = packet.astray(cause, handed);
                 self.hand_over_train(packet, to, cause);
             }
+        }
+    }
+
+    /// Rewrites the datagram in the train, `packet` being the whole, and sends it.
+    fn forward_train(&mut self, packet: &Packet, plan: &Plan, now: Nanos) {
+        // Before it is rewritten: it quotes what came.
+        let mut error = None;
+        if matches!(plan.l2, L2::Resolve(_)) {
+            let train = std::mem::take(&mut self.train);
+            let first = train.first();
+            error = first.and_then(|p| self.unreachable(p.buf.bytes(), &Packet { end: p.packet.end, ..*packet }, plan));
+            self.train = train;
+        }
+        if !header::translate::<I>(&mut self.train, packet, plan) {
+            return self.lose_train(DropReason::NoBuffer);
+        }
+        self.train.reverse(); // so that the first comes off first
+        if let Some(first) = self.train.pop() {
+            self.dispatch(first.buf, usize::from(packet.l3), plan, error, now);
+        }
+        while let Some(piece) = self.train.pop() {
+            let l3 = usize::from(piece.packet.l3);
+            self.forward_later(piece.buf, l3, &packet.tuple, plan, now);
         }
     }
 
@@ -172,52 +180,4 @@ impl<I: Io> Worker<I> {
             self.path.stats.drop_packet(reason);
         }
     }
-}
-
-/// What the fragments of a whole datagram are together.
-fn whole_packet<B: Buf>(train: &Train<B>, verify: bool) -> Result<Packet, DropReason> {
-    let payload = |p: &Piece<B>| usize::from(p.packet.l4)..usize::from(p.packet.end);
-    let (first, later) = train.split_first().ok_or(DropReason::FragmentInvalid)?;
-    let head = &first.buf.bytes()[payload(first)];
-    let rest: ArrayVec<&[u8], { TRAIN + 1 }> = later.iter().map(|p| &p.buf.bytes()[payload(p)]).collect();
-    let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
-    let wire_len = train.iter().map(|p| p.packet.ip_len).max().unwrap_or(0);
-    let tuple = first.packet.tuple;
-    let (kind, sport, dport) = parse_l4(&first.packet, head, &rest, verify);
-    if kind == L4::Invalid(DropReason::InvalidLength) && cuts_header(tuple.proto, head) {
-        return Err(DropReason::FragmentInvalid);
-    }
-    let mut packet = first.packet;
-    packet.kind = kind;
-    (packet.tuple.sport, packet.tuple.dport) = (sport, dport);
-    packet.fragment = None;
-    // Invariant: `Defrag` refuses payloads beyond 65,535 bytes.
-    packet.l4_len = u16::try_from(total).unwrap_or(u16::MAX);
-    packet.ip_len = u32::from(packet.l4 - packet.l3) + u32::try_from(total).unwrap_or(0);
-    if !tuple.is_ipv4() {
-        packet.ip_len -= 8; // the datagram has no fragment header
-    }
-    packet.wire_len = wire_len;
-    Ok(packet)
-}
-
-/// Parses what a packet's fragments carry: `head`, and `rest` behind it.
-fn parse_l4(packet: &Packet, head: &[u8], rest: &[&[u8]], verify: bool) -> (L4, u16, u16) {
-    let total = head.len() + rest.iter().map(|part| part.len()).sum::<usize>();
-    let verify = verify && !packet.in_port.is_twin();
-    let (tuple, ttl) = (&packet.tuple, packet.ttl);
-    let (src, dst, proto) = (tuple.src, tuple.dst, tuple.proto);
-    l4::parse(&l4::Payload { head, rest, total, src, dst, proto, ttl, verify })
-}
-
-/// Whether the transport header does not end within the first fragment, whose payload is `b`.
-fn cuts_header(protocol: u8, b: &[u8]) -> bool {
-    let header = match protocol {
-        proto::TCP => b.get(12).map_or(tcp::TCP_HEADER, |o| usize::from(o >> 4) * 4),
-        proto::UDP | proto::UDPLITE => l4::UDP_HEADER,
-        proto::SCTP => sctp::HEADER,
-        proto::ICMP | proto::ICMPV6 => icmp::HEADER,
-        _ => 0,
-    };
-    b.len() < header
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::cast_possible_truncation, clippy::disallowed_types, clippy::too_many_arguments)]
 #![allow(clippy::precedence, clippy::wrong_self_convention)]
 
+pub mod frag;
 pub mod ftp;
 pub mod lab;
 pub mod oracle;
