@@ -92,6 +92,77 @@ fn a_fragment_larger_than_the_next_link_is_cut_again() {
     });
 }
 
+/// Where IPv4 allows it fragments are cut again, translated ones too; those that fit leave as they came.
+#[test]
+fn translated_fragments_are_cut_to_the_egress_link_and_no_smaller() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let big: Vec<u8> = (0..4000).map(|n| n as u8).collect();
+        let pieces = cut(&udp("10.0.0.2", 4000, "203.0.113.5", 53, &big), 7, &[1480, 1688, 2888, 3888]);
+        send_all(lab, LAN, &pieces, [4, 3, 0, 1, 2]);
+        let frames = lab.sent(WAN);
+        let lengths: Vec<_> = frames.iter().map(|f| f.len() - 14).collect();
+        assert_eq!(lengths, [1276, 244, 228, 1220, 1020, 140]);
+        let out = put_together(&frames);
+        assert_eq!((out.src, out.payload), (ip("198.51.100.1"), big));
+    });
+}
+
+#[test]
+fn the_largest_fragment_says_whether_a_datagram_may_be_cut() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let pieces = cut(&udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]), 7, &[1000]);
+        let first = pieces[0].clone().df();
+        send_all(lab, LAN, &[first, pieces[1].clone()], [0, 1]);
+        assert_eq!(whole(lab, WAN).1, 3);
+        lab.changed();
+        let last = pieces[1].clone().df();
+        send_all(lab, LAN, &[pieces[0].clone(), last], [0, 1]);
+        let error = lab.collect().remove(0).1;
+        assert_eq!((error.dport, be16_at(&error.ip, 26)), (3 << 8 | 4, 1280));
+        lab.moved(&["class new original +1", "drop mtu_exceeded +2", "icmp too_big +1"]);
+    });
+}
+
+/// What the sender is told about is what it sent: its own addresses, and the MTU that would do.
+#[test]
+fn errors_about_datagrams_that_are_too_big_name_what_was_sent() {
+    let narrow = Setup { wan_mtu: 1280, lan_mtu: 1400, ..Setup::default() };
+    let mut spec = masqueraded();
+    dnat(&mut spec, 8080, "10.0.0.9", Some(80));
+    everywhere_with(&narrow, spec, |lab| {
+        let out = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).df();
+        let forwarded = udp("203.0.113.5", 5000, "198.51.100.1", 8080, &[7; 2500]).df();
+        let v6 = udp("fd00:1::2", 4000, "2001:db8:5::5", 53, &[7; 2500]);
+        for (port, p, from, mtu, reason) in [
+            (LAN, &out, "10.0.0.1", 1280, 3 << 8 | 4),
+            (WAN, &forwarded, "198.51.100.1", 1400, 3 << 8 | 4),
+            (LAN, &v6, "fd00:1::1", 1280, 2 << 8),
+        ] {
+            let pieces = cut(p, 7, &[1432]);
+            send_all(lab, port, &pieces, [1, 0]);
+            let (at, error) = lab.collect().remove(0);
+            assert_eq!((at, error.src, error.dst, error.dport), (port, ip(from), p.src, reason));
+            let header = if p.src.is_ipv4() { 20 } else { 40 };
+            assert_eq!(be16_at(&error.ip, header + 6), mtu);
+            error.assert_quotes(&pieces[0]);
+            lab.moved(&["class new original +1", "drop mtu_exceeded +2", "icmp too_big +1"]);
+        }
+    });
+}
+
+#[test]
+fn ipv6_fragments_that_fit_pass_however_long_the_datagram() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let p = udp("fd00:1::2", 4000, "2001:db8:5::5", 53, &[7; 4000]);
+        send_all(lab, LAN, &fragments_v6(&p, 7, 1232), [1, 0, 2, 3]);
+        let (out, frames) = whole(lab, WAN);
+        assert_eq!((frames, out.src, out.payload), (4, ip("2001:db8::1"), vec![7; 4000]));
+    });
+}
+
 #[test]
 fn the_policy_sees_the_ports_of_every_fragment() {
     let mut spec = usual();
