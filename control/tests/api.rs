@@ -86,6 +86,7 @@ fn what_needs_a_restart_is_refused_by_name() {
         ("addresses: [192.0.2.1/24]", "addresses: [192.0.2.1/24], mtu: 1400", "interfaces.lan.mtu"),
         ("max: 2000", "max: 4096", "conntrack.max"),
         ("conntrack: {", "defrag: {memory: 1048576}\nconntrack: {", "defrag.memory"),
+        ("conntrack: {", "defrag: {mode: virtual}\nconntrack: {", "defrag.mode"),
         ("sluice.sock", "other.sock", "control.socket"),
     ];
     for (from, to, key) in cases {

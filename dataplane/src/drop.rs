@@ -53,6 +53,8 @@ drop_reasons! {
     FragmentCount "fragment_count" "The datagram came in more fragments than one may have.";
     FragmentLimit "fragment_limit" "The memory for fragments is full, and this datagram made room for others.";
     FragmentShare "fragment_share" "The source has its share of the memory for fragments, and this datagram made room for its others.";
+    FragmentHeader "fragment_header" "Virtual reassembly: the first fragment does not hold the whole transport header.";
+    FragmentFirst "fragment_first" "Virtual reassembly: the datagram's first fragment was refused, or its connection is gone.";
     FragmentTimeout "fragment_timeout" "The rest of the datagram did not come in time.";
     // Steering
     HandoverFull "handover_full" "The ring to the worker that owns the flow was full.";

@@ -97,7 +97,7 @@ fn announced(spec: PolicySpec, text: &[u8]) -> Lab {
     lab
 }
 
-/// What frag.rs and frag_limits.rs are about.
+/// What frag.rs, frag_limits.rs and frag_virtual.rs are about.
 const FRAGMENTS: &[DropReason] = &[
     DropReason::FragmentInvalid,
     DropReason::FragmentOverlap,
@@ -106,6 +106,8 @@ const FRAGMENTS: &[DropReason] = &[
     DropReason::FragmentLimit,
     DropReason::FragmentShare,
     DropReason::FragmentTimeout,
+    DropReason::FragmentHeader,
+    DropReason::FragmentFirst,
 ];
 
 /// A lab in which `reason` has just happened.
@@ -116,6 +118,7 @@ fn provoke(reason: DropReason) -> Option<Lab> {
         // Fragments have files of their own.
         R::FragmentInvalid | R::FragmentOverlap | R::FragmentDuplicate | R::FragmentCount => return None,
         R::FragmentLimit | R::FragmentShare | R::FragmentTimeout => return None,
+        R::FragmentHeader | R::FragmentFirst => return None,
 
         R::ChainedTooLong => {
             let mut lab = Lab::new(usual());

@@ -298,8 +298,9 @@ mapping! {
     Defrag {
         /// Bytes that fragments which wait may occupy.
         memory,
+        /// `reassemble` or `virtual`.
+        mode,
     }
-    later { "mode" }
 }
 
 rule! {

@@ -11,6 +11,7 @@ use super::command::{Command, Message};
 #[cfg(feature = "dpdk")]
 use super::policy::Policy;
 use super::stats::WorkerStats;
+pub use crate::defrag::Mode as DefragMode;
 #[cfg(feature = "dpdk")]
 use crate::{
     forward::route::{Fib, FibSpec},
@@ -50,11 +51,13 @@ pub struct InterfaceConfig {
 pub struct DefragConfig {
     /// Bytes per worker, 1,048,576..=1,073,741,824.
     pub memory: usize,
+    /// Whether fragments wait for all the others, or for the first alone.
+    pub mode: DefragMode,
 }
 
 impl Default for DefragConfig {
     fn default() -> Self {
-        Self { memory: crate::defrag::MEMORY }
+        Self { memory: crate::defrag::MEMORY, mode: DefragMode::Reassemble }
     }
 }
 
@@ -101,7 +104,8 @@ impl LaunchConfig {
     /// How much may wait of datagrams in fragments.
     #[cfg(feature = "dpdk")]
     pub(crate) fn defrag_setup(&self) -> crate::defrag::Setup {
-        crate::defrag::Setup { memory: self.defrag.memory, frame: crate::dpdk::mempool::bytes_per_mbuf(self) }
+        let DefragConfig { memory, mode } = self.defrag;
+        crate::defrag::Setup { memory, frame: crate::dpdk::mempool::bytes_per_mbuf(self), mode }
     }
 
     /// What can be told from the configuration alone.

@@ -116,6 +116,8 @@ labelled! {
     FragmentResult {
         /// Its datagram became whole, and was judged.
         Reassembled "reassembled";
+        /// Its datagram's first fragment was judged, and it got the same verdict (virtual mode).
+        Virtual "virtual";
         /// The rest of its datagram did not come in time.
         Timeout "timeout";
         /// It overlapped another, or another it.
@@ -128,6 +130,10 @@ labelled! {
         Share "share";
         /// Its datagram came in too many.
         Count "count";
+        /// Its datagram's first fragment did not hold the transport header (virtual mode).
+        Header "header";
+        /// Its datagram's first fragment was refused (virtual mode).
+        First "first";
         /// Its length, or one of its datagram's, cannot be.
         Invalid "invalid";
     }
@@ -143,6 +149,8 @@ impl FragmentResult {
             DropReason::FragmentLimit => Self::Limit,
             DropReason::FragmentShare => Self::Share,
             DropReason::FragmentCount => Self::Count,
+            DropReason::FragmentHeader => Self::Header,
+            DropReason::FragmentFirst => Self::First,
             DropReason::FragmentInvalid => Self::Invalid,
             _ => return None,
         })
@@ -346,6 +354,14 @@ impl RuleCounters {
     /// All zero, for a policy of `rules` rules.
     pub fn new(rules: usize) -> Self {
         Self { rules: (0..=rules).map(|_| Default::default()).collect() }
+    }
+
+    /// Counts `bytes` more bytes of a packet that rule `rule` was counted for.
+    #[inline]
+    pub fn count_more(&self, rule: u32, bytes: u64) {
+        if let Some((_, total)) = self.rules.get(rule as usize) {
+            total.add(bytes);
+        }
     }
 
     /// Counts a packet of `bytes` bytes for rule `rule`; a rule that does not exist counts nothing.

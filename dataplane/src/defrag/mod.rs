@@ -8,6 +8,10 @@
 //! Lengths that contradict each other lose an IPv4 datagram, and of an IPv6 one that fragment. The fragment that makes
 //! a datagram whole needs no room: nothing is given up for it.
 //!
+//! In *virtual* mode fragments wait only for the first, whose verdict and translation all get; the others then pass as they
+//! come. What came is written down all the same, so overlaps are refused and the end of a datagram is known. TCP and
+//! SCTP are put together in either mode: tracking needs their length, and SCTP's checksum cannot be mended without.
+//!
 //! *Life-cycle*: with the worker. *Threads*: one. *Limits*: [`Setup::memory`], shared out as `table` says; [`TRAIN`]
 //! fragments per datagram; `frag_v4` (30 s) or `frag_v6` (60 s) after its first fragment a datagram is given up.
 //! *Sources*: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 6946; `linux/net/ipv4/ip_fragment.c`
@@ -21,7 +25,7 @@ use arrayvec::ArrayVec;
 
 use self::shape::{Extent, Fit, Shape};
 pub use self::table::SHARE;
-use self::table::{Key, Table};
+use self::table::{First, Key, Table};
 use crate::conntrack::timeouts::Timeouts;
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
@@ -42,13 +46,25 @@ const LARGEST: u32 = 65_535;
 /// What is there of a datagram of which nothing has come.
 static NOTHING: Shape = Shape::EMPTY;
 
-/// How much may wait.
+/// Whether fragments wait for all the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// For all: tracking sees the datagram whole.
+    #[default]
+    Reassemble,
+    /// For the first, whose verdict and translation the others get.
+    Virtual,
+}
+
+/// How much may wait, and for what.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// Bytes per worker, at least 1 MiB.
     pub memory: usize,
     /// Bytes that a waiting frame takes.
     pub frame: usize,
+    /// Whether fragments wait for all the others.
+    pub mode: Mode,
 }
 
 impl Setup {
@@ -60,7 +76,7 @@ impl Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { memory: MEMORY, frame: FRAME }
+        Self { memory: MEMORY, frame: FRAME, mode: Mode::Reassemble }
     }
 }
 
@@ -76,6 +92,10 @@ pub struct Piece<B> {
 /// The fragments of one datagram, in the order of their offsets; where they are lost, with the one that lost them.
 pub type Train<B> = ArrayVec<Piece<B>, { TRAIN + 1 }>;
 
+/// Names an incomplete datagram until the next fragment comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueId(u32);
+
 /// What became of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrived {
@@ -85,6 +105,8 @@ pub enum Arrived {
     Whole,
     /// The fragments in the train are to be dropped, for this reason. The one that came waits, where it is not among them.
     Lost(DropReason),
+    /// Virtual mode: a fragment, in the train, of a datagram whose first was this when it was judged.
+    Later(Packet),
     /// The last in the train is the fragment: it cannot be part of anything, and is INVALID by itself. Those before it are
     /// lost with it.
     Invalid,
@@ -107,12 +129,14 @@ enum Length {
 #[derive(Debug)]
 pub struct Defrag<B> {
     table: Table<B>,
+    /// The datagram of which the first fragment has just come, in virtual mode.
+    begun: Option<QueueId>,
 }
 
 impl<B> Defrag<B> {
     /// None yet.
     pub fn new(setup: &Setup, seed: ahash::RandomState) -> Self {
-        Self { table: Table::new(setup, seed) }
+        Self { table: Table::new(setup, seed), begun: None }
     }
 
     /// Bytes that they occupy: whole buffers, however short the frames in them.
@@ -158,11 +182,15 @@ impl<B> Defrag<B> {
                 return lost(piece, train, DropReason::FragmentCount);
             }
         };
-        if whole {
-            return self.complete(q, at, piece, train);
-        }
         if let Some(q) = q {
             self.table.protect(q);
+            match self.table.first(q).map(|f| *f) {
+                None | Some(First::Unknown) => {}
+                Some(first) => return self.follow(q, (at, e, whole), first, piece, train),
+            }
+        }
+        if whole {
+            return self.complete(q, at, piece, train);
         }
         let given_up = match self.table.make_room(key.src, q, train) {
             Ok(given_up) => given_up,
@@ -171,8 +199,55 @@ impl<B> Defrag<B> {
         let Some(q) = q.or_else(|| self.table.open(key, now)) else {
             return lost(piece, train, DropReason::FragmentLimit);
         };
+        if e.start == 0 && self.table.first(q).is_some() && passes_virtually(&piece.packet) {
+            self.begun = Some(QueueId(q));
+        }
         self.table.place(q, at, e, Some(piece));
         given_up.map_or(Arrived::Waits, Arrived::Lost)
+    }
+
+    /// Virtual mode, to be asked after each fragment: the datagram of which the first has just come. It is first in the
+    /// train, which must be empty, and those behind it have waited for it. What becomes of it is to be said with
+    /// [`Defrag::judged`] or [`Defrag::refused`].
+    pub fn begun(&mut self, train: &mut Train<B>) -> Option<QueueId> {
+        let q = self.begun.take()?;
+        self.table.flush(q.0, train);
+        Some(q)
+    }
+
+    /// A fragment of a datagram whose first is known: it does not wait.
+    fn follow(
+        &mut self,
+        q: u32,
+        (at, e, whole): (usize, Extent, bool),
+        first: First,
+        piece: Piece<B>,
+        train: &mut Train<B>,
+    ) -> Arrived {
+        if whole {
+            self.table.close(q, train);
+        } else {
+            self.table.place(q, at, e, None);
+        }
+        train.push(piece);
+        match first {
+            First::Judged(packet) => Arrived::Later(packet),
+            _ => Arrived::Lost(DropReason::FragmentFirst),
+        }
+    }
+
+    /// Virtual mode: the first fragment of this datagram was judged, as `packet`; those to come are alike.
+    pub fn judged(&mut self, q: QueueId, packet: &Packet) {
+        if let Some(first) = self.table.first(q.0) {
+            *first = First::Judged(*packet);
+        }
+    }
+
+    /// Virtual mode: the first fragment of this datagram was refused, and so are those to come.
+    pub fn refused(&mut self, q: QueueId) {
+        if let Some(first) = self.table.first(q.0) {
+            *first = First::Refused;
+        }
     }
 
     /// The last that was missing: it does not wait.
@@ -258,6 +333,11 @@ fn length(p: &Packet, e: Extent, shape: &Shape) -> Length {
     } else {
         Length::Right
     }
+}
+
+/// Whether a datagram with this first fragment may pass before it is whole.
+const fn passes_virtually(first: &Packet) -> bool {
+    !matches!(first.tuple.proto, proto::TCP | proto::SCTP)
 }
 
 /// Whether a first IPv6 fragment ends within its transport header: RFC 7112 section 5, as

@@ -17,9 +17,10 @@ use std::net::IpAddr;
 
 use super::list::{Link, List, NONE};
 use super::shape::{Extent, Shape};
-use super::{Piece, Setup, TRAIN, Train};
+use super::{Mode, Piece, Setup, TRAIN, Train};
 use crate::conntrack::index::Index;
 use crate::drop::DropReason;
+use crate::packet::Packet;
 use crate::time::Nanos;
 
 /// A source may occupy one part in so many of the memory, but always one datagram of [`TRAIN`] fragments.
@@ -53,6 +54,17 @@ enum Class {
     Protected = 1,
 }
 
+/// What is known of the first fragment of a datagram whose fragments do not wait for all the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum First {
+    /// It has not come.
+    Unknown,
+    /// What it was, as it was judged.
+    Judged(Packet),
+    /// It was refused.
+    Refused,
+}
+
 #[derive(Debug)]
 pub(super) struct Queue {
     key: Key,
@@ -79,6 +91,8 @@ pub(super) struct Table<B> {
     queues: Vec<Option<Queue>>,
     links: Vec<[Link; 3]>,
     free_queues: Vec<u32>,
+    /// By queue, in virtual mode; else none.
+    firsts: Vec<First>,
     frames: Vec<Option<Piece<B>>>,
     free_frames: Vec<u32>,
     /// IPv4, IPv6.
@@ -99,9 +113,12 @@ impl<B> Table<B> {
     /// An empty table.
     pub(super) fn new(setup: &Setup, seed: ahash::RandomState) -> Self {
         let frame_cost = setup.frame + size_of::<Option<Piece<B>>>();
-        let queue_cost = size_of::<Option<Queue>>() + size_of::<[Link; 3]>();
+        let virtually = setup.mode == Mode::Virtual;
+        let first_cost = if virtually { size_of::<First>() } else { 0 };
+        let queue_cost = size_of::<Option<Queue>>() + size_of::<[Link; 3]>() + first_cost;
         let frames = setup.memory / frame_cost;
-        let queues = setup.memory / (queue_cost + frame_cost);
+        // Where frames go on at once, a datagram may be there without one.
+        let queues = setup.memory / if virtually { queue_cost } else { queue_cost + frame_cost };
         let numbers = |n: usize| (0..u32::try_from(n).unwrap_or(NONE)).rev().collect();
         Self {
             index: Index::new(queues * 2),
@@ -109,6 +126,7 @@ impl<B> Table<B> {
             queues: (0..queues).map(|_| None).collect(),
             links: vec![[Link::FREE; 3]; queues],
             free_queues: numbers(queues),
+            firsts: if virtually { vec![First::Unknown; queues] } else { Vec::new() },
             frames: (0..frames).map(|_| None).collect(),
             free_frames: numbers(frames),
             families: [List::EMPTY; 2],
@@ -143,6 +161,11 @@ impl<B> Table<B> {
         self.queues.get(q as usize)?.as_ref()
     }
 
+    /// What is known of its first fragment, in virtual mode.
+    pub(super) fn first(&mut self, q: u32) -> Option<&mut First> {
+        self.firsts.get_mut(q as usize)
+    }
+
     /// Begins a datagram; there is memory for it. `None` where the index has no room.
     pub(super) fn open(&mut self, key: Key, now: Nanos) -> Option<u32> {
         let hash = self.seed.hash_one(key);
@@ -155,6 +178,9 @@ impl<B> Table<B> {
         let queue = Queue { key, hash, shape: Shape::EMPTY, born: now, frames: 0, source, class: Class::Probation };
         if let Some(place) = self.queues.get_mut(q as usize) {
             *place = Some(queue);
+        }
+        if let Some(first) = self.first(q) {
+            *first = First::Unknown;
         }
         self.families[family(&key)].append(&mut self.links, FAMILY, q);
         self.classes[Class::Probation as usize].append(&mut self.links, CLASS, q);
@@ -180,6 +206,17 @@ impl<B> Table<B> {
         self.live -= 1;
         self.release(queue.source, queue.class, cost);
         self.free_queues.push(q);
+    }
+
+    /// Takes the frames out that wait, in the order of their offsets; the datagram stays.
+    pub(super) fn flush(&mut self, q: u32, train: &mut Train<B>) {
+        let Some(mut queue) = self.queues.get_mut(q as usize).and_then(Option::take) else { return };
+        self.take_frames(&mut queue.shape, train);
+        self.release(queue.source, queue.class, queue.frames * self.frame_cost);
+        queue.frames = 0;
+        if let Some(place) = self.queues.get_mut(q as usize) {
+            *place = Some(queue);
+        }
     }
 
     fn take_frames(&mut self, shape: &mut Shape, train: &mut Train<B>) {

@@ -17,6 +17,7 @@
 
 mod expected;
 mod find;
+mod follow;
 mod helper;
 mod hop;
 mod lifecycle;
@@ -289,11 +290,14 @@ impl Path {
         }
         if discovery || raw == RawAction::Notrack {
             p.state = CtState::Untracked;
-            self.stats.classify(p.state, p.direction);
+            self.classify(p);
             return self.stateless(p, from, None, now);
         }
         if let L4::IcmpError(quoted) = p.kind {
             return self.error(p, quoted, from, now);
+        }
+        if p.later {
+            return self.follow(p, from, now);
         }
         loop {
             let hit = match self.lookup(&p.tuple, p.hash, now) {
@@ -348,12 +352,11 @@ impl Path {
 
     /// A packet of a known connection.
     fn known(&mut self, p: &mut Packet, id: ConnId, direction: Direction, from: ZoneId, now: Nanos) -> Outcome {
-        let conn = self.conntrack.conn(id);
         p.conn = Some(id);
         p.direction = direction;
-        p.state = conn.class(direction);
-        self.stats.classify(p.state, direction);
-        let cached = conn.cache[direction.index()];
+        p.state = self.conntrack.conn(id).class(direction);
+        self.classify(p);
+        let cached = self.conntrack.conn(id).cache[direction.index()];
         let current = cached.epoch == self.epoch && cached.is_of(p.state) && cached.in_port == p.in_port;
         let (cached, l2) = match self.l2(p.in_port, &cached).filter(|_| current) {
             Some(l2) => (cached, l2),
@@ -367,7 +370,7 @@ impl Path {
             Ok(fragment) => fragment,
             Err(refusal) => return refusal.into(),
         };
-        self.rules.count(cached.rule(), u64::from(p.ip_len));
+        self.count(cached.rule(), p);
         if !cached.accepts() {
             return self.denied(p, cached.rule(), None);
         }
@@ -535,7 +538,7 @@ impl Path {
         p.state = CtState::Related;
         p.direction = direction;
         p.conn = Some(id);
-        self.stats.classify(p.state, direction);
+        self.classify(p);
         // The error goes the way of packets of `direction`; what it quotes went the other way.
         let other = self.conntrack.tuple(id, direction.opposite());
         let target = other.inverse();
@@ -556,8 +559,8 @@ impl Path {
     /// An INVALID packet: counted, reported where that is wanted, and left to the policy.
     fn invalid(&mut self, p: &mut Packet, from: ZoneId, reason: DropReason, now: Nanos) -> Outcome {
         p.state = CtState::Invalid;
-        self.stats.classify(p.state, p.direction);
-        let reported = self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
+        self.classify(p);
+        let reported = !p.later && self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
         if reported && !self.reports.is_full() && self.invalid_limit.allow(now) {
             self.reports.push(Event::InvalidLog { reason, interface: p.in_port.interface(), tuple: p.tuple });
         }
@@ -621,9 +624,27 @@ impl Path {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
     }
 
+    /// Counts a packet's class, once for a datagram.
+    #[inline]
+    fn classify(&self, p: &Packet) {
+        if !p.later {
+            self.stats.classify(p.state, p.direction);
+        }
+    }
+
+    /// Counts a packet for a rule, once for a datagram.
+    #[inline]
+    fn count(&self, rule: u32, p: &Packet) {
+        let bytes = u64::from(p.ip_len);
+        if p.later { self.rules.count_more(rule, bytes) } else { self.rules.count(rule, bytes) }
+    }
+
     /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
     fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, now: Nanos) {
-        self.rules.count(verdict.rule, u64::from(p.ip_len));
+        self.count(verdict.rule, p);
+        if p.later {
+            return;
+        }
         for rule in verdict.passing.into_iter().chain(verdict.log.then_some(verdict.rule)) {
             if self.reports.is_full() || !self.log_limit.allow(now) {
                 return;

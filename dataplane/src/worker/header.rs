@@ -11,10 +11,11 @@
 use arrayvec::ArrayVec;
 
 use super::Worker;
+use crate::conntrack::tuple::proto;
 use crate::defrag::{Piece, TRAIN, Train};
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
-use crate::parse::{be16, l4};
+use crate::parse::{be16, icmp, l4};
 use crate::path::{Plan, Rewrite};
 
 /// TCP with all options is 60 bytes; an ICMPv6 redirect with the first 32 bytes of what it quotes is 120.
@@ -49,6 +50,35 @@ pub(super) fn whole<B: Buf>(train: &Train<B>, verify: bool) -> Option<Packet> {
     packet.wire_len = largest;
     drop(copy);
     Some(packet)
+}
+
+/// What the first fragment, which stands at the head of the train, says of its datagram before all of it is there. `None`
+/// where it does not hold the transport header.
+pub(super) fn first<B: Buf>(train: &Train<B>) -> Option<Packet> {
+    let piece = train.first()?;
+    let mut packet = piece.packet;
+    let needed = match packet.tuple.proto {
+        proto::UDP | proto::UDPLITE => l4::UDP_HEADER,
+        proto::ICMP | proto::ICMPV6 => icmp::HEADER,
+        _ => 0,
+    };
+    let head = Some(payload(piece)).filter(|head| head.len() >= needed)?;
+    // How long the datagram is cannot be known yet: as long as it can be.
+    (packet.kind, packet.tuple.sport, packet.tuple.dport) =
+        parse_parts(&packet, head, &[], usize::from(u16::MAX), false);
+    if !packet.tuple.is_ipv4() {
+        packet.ip_len = packet.ip_len.saturating_sub(8); // the datagram has no fragment header
+    }
+    Some(packet)
+}
+
+/// A fragment of the datagram whose first was `first`, as it follows that.
+pub(super) fn later(first: &Packet, own: &Packet) -> Packet {
+    let behind = own.fragment.map_or(0, |f| f.header);
+    // Of IPv6, what follows the fragment header, though it may look like one more header.
+    let data = if own.tuple.is_ipv4() { usize::from(own.l4) } else { usize::from(own.l3) + behind + 8 };
+    let bytes = usize::from(own.end).saturating_sub(data);
+    Packet { later: true, kind: first.kind, tuple: first.tuple, ip_len: u32::try_from(bytes).unwrap_or(0), ..*own }
 }
 
 /// Parses what one fragment carries, `payload`, as if it were all.

@@ -8,6 +8,7 @@
 //! a bounded number of packets waits for neighbours.
 
 mod control;
+mod first;
 mod header;
 mod helped;
 mod neighbour;
@@ -369,6 +370,9 @@ impl<I: Io> Worker<I> {
         }
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
             match self.path.judge(packet, now) {
+                Outcome::Forward(plan) if packet.later => {
+                    self.forward_later(buf, usize::from(packet.l3), &packet.tuple, &plan, now);
+                }
                 Outcome::Forward(plan) if plan.helped => self.forward_helped(buf, packet, plan, now),
                 Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),
                 Outcome::Drop(Refusal { reason, error }) => {

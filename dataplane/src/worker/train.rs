@@ -36,6 +36,16 @@ impl<I: Io> Worker<I> {
                 }
                 self.lose_train(DropReason::FragmentInvalid);
             }
+            Arrived::Later(first) => {
+                if let Some(Piece { buf, packet }) = self.train.pop() {
+                    self.path.stats.fragments(FragmentResult::Virtual, 1);
+                    self.later(buf, header::later(&first, &packet));
+                    self.process(false, now);
+                }
+            }
+        }
+        if let Some(q) = self.defrag.begun(&mut self.train) {
+            self.begin(q, now);
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{AddrSet, PolicySpec};
 
 use super::node::{Node, Value};
@@ -182,6 +182,10 @@ fn defrag<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> DefragConfig {
     let Some(section) = node.map(|node| Defrag::read(node, reader)) else { return defrag };
     if let Some(n) = section.memory.and_then(|node| reader.number(node, 1 << 20..=1_u64 << 30)) {
         defrag.memory = usize::try_from(n).unwrap_or(defrag.memory);
+    }
+    let modes = [("reassemble", DefragMode::Reassemble), ("virtual", DefragMode::Virtual)];
+    if let Some(mode) = section.mode.and_then(|node| reader.choice(node, &modes, &[])) {
+        defrag.mode = mode;
     }
     defrag
 }
