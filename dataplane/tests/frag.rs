@@ -283,6 +283,41 @@ fn ping_with(src: &str, dst: &str, payload: &[u8]) -> Pkt {
     icmp(src, dst, 128, 0, [0, 9, 0, 1], payload)
 }
 
+/// As Linux 6.18 has it: the gateway tells whose datagram to itself, or of IPv6 whose at all, it gave up, where it knows what that was and
+/// that it was no error.
+#[test]
+fn who_is_told_that_a_datagram_was_given_up() {
+    everywhere(usual(), |lab| {
+        let first = |p: &Pkt| vec![piece(p, 7, 0, 104)];
+        let later = |p: &Pkt| vec![piece(p, 7, 104, 112)];
+        let v4 = |dst| udp("10.0.0.2", 4000, dst, 53, &[7; 200]);
+        let v6 = |dst| udp("fd00:1::2", 4000, dst, 53, &[7; 200]);
+        let quote = v4("203.0.113.5").ip();
+        for (pieces, told) in [
+            (first(&v4("203.0.113.5")), None),
+            (first(&v4("10.0.0.1")), Some((11 << 8 | 1, "10.0.0.1"))),
+            (later(&v4("10.0.0.1")), None),
+            (first(&icmp("10.0.0.2", "10.0.0.1", 3, 1, [0; 4], &quote)), None),
+            (first(&v6("2001:db8:5::5")), Some((3 << 8 | 1, "fd00:1::1"))),
+            (first(&v6("fd00:1::1")), Some((3 << 8 | 1, "fd00:1::1"))),
+            (later(&v6("2001:db8:5::5")), None),
+            (first(&icmp("fd00:1::2", "2001:db8:5::5", 1, 1, [0; 4], &[7; 200])), None),
+        ] {
+            send_all(lab, LAN, &pieces, [0]);
+            lab.wait(Nanos::from_secs(61));
+            let out = lab.collect();
+            match told {
+                None => assert!(out.is_empty(), "{out:?}"),
+                Some((dport, from)) => {
+                    assert_eq!((out.len(), out[0].0, out[0].1.dport, out[0].1.src), (1, LAN, dport, ip(from)));
+                    out[0].1.assert_quotes(&pieces[0]);
+                }
+            }
+        }
+        assert_eq!(lab.drop_count(dataplane::api::DropReason::FragmentTimeout), 8);
+    });
+}
+
 /// A burst in which a datagram's fragments stand between two other packets of its flow.
 #[test]
 fn a_datagram_in_fragments_does_not_overtake_what_came_before_it() {

@@ -115,6 +115,8 @@ pub enum Arrived {
 /// What its lengths make of a fragment.
 enum Length {
     Right,
+    /// It is dropped, but what it says of its datagram's length is believed.
+    Empty,
     /// It is dropped; whether its datagram with it.
     Wrong {
         ends: bool,
@@ -160,6 +162,13 @@ impl<B> Defrag<B> {
         let shape = q.and_then(|q| self.table.queue(q)).map_or(&NOTHING, |q| &q.shape);
         match length(packet, e, shape) {
             Length::Right => {}
+            Length::Empty => {
+                // An IPv6 one is dropped, but believed: `nf_ct_frag6_queue` looks at its length last.
+                if let Some(q) = q.and_then(|q| self.table.queue_mut(q)) {
+                    q.shape.note(e);
+                }
+                return lost(piece, train, DropReason::FragmentInvalid);
+            }
             Length::Wrong { ends } => {
                 self.end(q.filter(|_| ends), train);
                 return lost(piece, train, DropReason::FragmentInvalid);
@@ -328,8 +337,10 @@ fn length(p: &Packet, e: Extent, shape: &Shape) -> Length {
         Length::Invalid { ends: false }
     } else if odd {
         Length::Invalid { ends: true }
-    } else if empty || !shape.agrees(e) {
+    } else if !shape.agrees(e) {
         Length::Wrong { ends: false }
+    } else if empty {
+        Length::Empty
     } else {
         Length::Right
     }

@@ -55,15 +55,26 @@ pub(super) struct Shape {
     bytes: u32,
     /// Payload bytes in all, once the last fragment has come.
     total: Option<u32>,
+    /// As far as an empty fragment has said that there is more.
+    said: u32,
 }
 
 impl Shape {
     /// Of a datagram of which nothing has come.
-    pub(super) const EMPTY: Self = Self { spans: ArrayVec::new_const(), bytes: 0, total: None };
+    pub(super) const EMPTY: Self = Self { spans: ArrayVec::new_const(), bytes: 0, total: None, said: 0 };
 
-    /// First byte behind all that is there.
+    /// First byte behind all that is there, or is said to be.
     fn end(&self) -> u32 {
-        self.spans.last().map_or(0, |s| s.end)
+        self.spans.last().map_or(0, |s| s.end).max(self.said)
+    }
+
+    /// Remembers what an empty fragment, which agrees, says of the datagram's length.
+    pub(super) fn note(&mut self, e: Extent) {
+        if e.more {
+            self.said = self.said.max(e.end);
+        } else {
+            self.total = Some(e.end);
+        }
     }
 
     /// Whether a fragment agrees with what is known of the datagram's length.

@@ -161,6 +161,10 @@ impl<B> Table<B> {
         self.queues.get(q as usize)?.as_ref()
     }
 
+    pub(super) fn queue_mut(&mut self, q: u32) -> Option<&mut Queue> {
+        self.queues.get_mut(q as usize)?.as_mut()
+    }
+
     /// What is known of its first fragment, in virtual mode.
     pub(super) fn first(&mut self, q: u32) -> Option<&mut First> {
         self.firsts.get_mut(q as usize)

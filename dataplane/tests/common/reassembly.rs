@@ -139,7 +139,9 @@ struct Model {
     bytes: Vec<Option<(u8, usize)>>,
     total: Option<usize>,
     fragments: usize,
-    /// Of those, the ones that wait.
+    /// As far as an empty fragment has said that there is more.
+    said: usize,
+    /// Of the fragments, the ones that wait.
     waiting: usize,
     /// What counts beside the payload, of the fragment with offset 0.
     extra: usize,
@@ -195,7 +197,17 @@ impl Model {
         }
         // A length that is known is not contradicted, and the last fragment has nothing behind it.
         let contradicts = self.total.is_some_and(|t| f.end() > t || !f.more && f.end() != t);
-        if f.data.is_empty() || beyond || contradicts || !f.more && self.bytes.len() > f.end() {
+        let end = self.bytes.len().max(self.said);
+        if beyond || contradicts || !f.more && end > f.end() {
+            return lost(DropReason::FragmentInvalid, if v6 { 0 } else { self.waiting });
+        }
+        if f.data.is_empty() {
+            // Of IPv6 it is believed.
+            if v6 && self.fragments > 0 && f.more {
+                self.said = self.said.max(f.end());
+            } else if v6 && self.fragments > 0 {
+                self.total = Some(f.end());
+            }
             return lost(DropReason::FragmentInvalid, if v6 { 0 } else { self.waiting });
         }
         let there: Vec<_> = (f.start..f.end()).map(|at| self.bytes.get(at).copied().flatten()).collect();
