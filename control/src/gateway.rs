@@ -190,6 +190,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Option<String> {
         ("dataplane.eal_args", a.eal_args == b.eal_args),
         ("dataplane.mbufs", a.mbufs == b.mbufs),
         ("conntrack.max", a.conntrack_max == b.conntrack_max),
+        ("defrag.memory", a.defrag.memory == b.defrag.memory),
+        ("defrag.mode", a.defrag.mode == b.defrag.mode),
         ("metrics.listen", old.metrics_listen == new.metrics_listen),
         ("control.socket", old.control.socket == new.control.socket),
         ("control.group", old.control.group == new.control.group),

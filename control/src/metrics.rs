@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use dataplane::api::DropReason;
 use dataplane::api::policy::{CtState, NatKind};
 use dataplane::api::stats::{
-    BURST_BOUNDS_NS, Counter, CtEvent, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters, WorkerStats,
+    BURST_BOUNDS_NS, Counter, CtEvent, FragmentResult, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters,
+    WorkerStats,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
@@ -30,6 +31,7 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
     let mut f = Families::default();
     traffic(&mut f, gateway);
+    fragments(&mut f, gateway);
     tracking(&mut f, gateway);
     nat_ports(&mut f, gateway);
     policy(&mut f, gateway);
@@ -77,6 +79,24 @@ fn traffic(f: &mut Families, g: &Gateway) {
         "Port queues found to hash otherwise than asked, steered in software since.",
     );
     rss.add(&[], sum(g, |s| s.rss_mismatches.value()));
+}
+
+fn fragments(f: &mut Families, g: &Gateway) {
+    let mut total =
+        f.counter("sluice_fragments_total", "Fragments received that wait no longer, by what became of them.");
+    for (i, result) in FragmentResult::ALL.iter().enumerate() {
+        total.add(&[("result", result.label())], sum(g, |s| s.fragments[i].value()));
+    }
+    let mut queues = f.gauge("sluice_fragment_queues", "Datagrams of which the worker waits for fragments.");
+    for (name, s) in named_workers(g) {
+        queues.add(&[("worker", &name)], s.fragment_queues.value());
+    }
+    let mut memory = f.gauge("sluice_fragment_memory_bytes", "Bytes that they occupy, whole packet buffers counted.");
+    for (name, s) in named_workers(g) {
+        memory.add(&[("worker", &name)], s.fragment_memory.value());
+    }
+    let mut mark = f.gauge("sluice_fragment_memory_limit_bytes", "Most bytes that they may occupy, per worker.");
+    mark.add(&[], g.config().launch.defrag.memory as u64);
 }
 
 fn tracking(f: &mut Families, g: &Gateway) {

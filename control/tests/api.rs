@@ -85,6 +85,8 @@ fn what_needs_a_restart_is_refused_by_name() {
         ("net_null1", "net_null7", "interfaces.wan.device"),
         ("addresses: [192.0.2.1/24]", "addresses: [192.0.2.1/24], mtu: 1400", "interfaces.lan.mtu"),
         ("max: 2000", "max: 4096", "conntrack.max"),
+        ("conntrack: {", "defrag: {memory: 1048576}\nconntrack: {", "defrag.memory"),
+        ("conntrack: {", "defrag: {mode: virtual}\nconntrack: {", "defrag.mode"),
         ("sluice.sock", "other.sock", "control.socket"),
     ];
     for (from, to, key) in cases {
@@ -140,6 +142,10 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
         ("sluice_packets_total", "counter"),
         ("sluice_bytes_total", "counter"),
         ("sluice_dropped_packets_total", "counter"),
+        ("sluice_fragments_total", "counter"),
+        ("sluice_fragment_queues", "gauge"),
+        ("sluice_fragment_memory_bytes", "gauge"),
+        ("sluice_fragment_memory_limit_bytes", "gauge"),
         ("sluice_conntrack_entries", "gauge"),
         ("sluice_conntrack_limit", "gauge"),
         ("sluice_conntrack_alarm", "gauge"),
@@ -175,6 +181,10 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
     }
     for line in [
         "sluice_packets_total{interface=\"lan\",direction=\"rx\"} 0",
+        "sluice_fragments_total{result=\"reassembled\"} 0",
+        "sluice_fragment_queues{worker=\"1\"} 0",
+        "sluice_fragment_memory_bytes{worker=\"0\"} 0",
+        "sluice_fragment_memory_limit_bytes 4194304",
         "sluice_conntrack_entries{worker=\"1\"} 0",
         "sluice_conntrack_limit 2000",
         "sluice_conntrack_alarm{level=\"full\"} 0",

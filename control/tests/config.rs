@@ -129,6 +129,7 @@ fn what_is_left_out_has_its_default() {
     let config = gateway("policy:\n").expect("it is enough");
     assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 32));
     assert!(config.launch.conntrack_max >= 65_536);
+    assert_eq!(config.launch.defrag.memory, 4 << 20);
     assert_eq!(config.policy.conntrack.timeouts, Timeouts::default());
     assert!(config.policy.conntrack.tcp_loose && config.policy.conntrack.checksum);
     assert_eq!((config.policy.default, config.policy.rules.len()), (Action::Drop, 0));

@@ -23,7 +23,7 @@ use control::kernel::state::TwinSpec;
 use control::ledger::Ledger;
 use control::workers::Workers;
 use dataplane::api::command::Event;
-use dataplane::api::launch::{HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{Action, ConntrackSpec, PolicySpec, ZoneId};
 use dataplane::api::{FibSpec, NextHop, RouteTarget};
 use nix::sched::{CloneFlags, unshare};
@@ -58,6 +58,7 @@ fn config() -> Config {
             file_prefix: String::new(),
             interfaces: names.iter().map(launch).collect(),
             conntrack_max: 1,
+            defrag: DefragConfig::default(),
             mbufs: None,
             twins: true,
         },

@@ -47,9 +47,14 @@ drop_reasons! {
     Ipv6Version "ipv6_version" "The version field of an IPv6 packet is not 6.";
     Ipv6Extension "ipv6_extension" "IPv6 hop-by-hop options are cut short, or there are two fragment headers.";
     // Fragments
-    FragmentInvalid "fragment_invalid" "A fragment overlaps another, exceeds 65,535 bytes or cuts the transport header.";
+    FragmentInvalid "fragment_invalid" "A fragment is empty, has a length that none can have, or contradicts its datagram's length.";
+    FragmentOverlap "fragment_overlap" "A fragment overlaps another one in part: the datagram is lost.";
     FragmentDuplicate "fragment_duplicate" "The fragment's bytes were there already; the first ones count.";
-    FragmentLimit "fragment_limit" "The reassembly memory, or the fragments of one datagram, reached the limit.";
+    FragmentCount "fragment_count" "The datagram came in more fragments than one may have.";
+    FragmentLimit "fragment_limit" "The memory for fragments is full, and this datagram made room for others.";
+    FragmentShare "fragment_share" "The source has its share of the memory for fragments, and this datagram made room for its others.";
+    FragmentHeader "fragment_header" "Virtual reassembly: the first fragment does not hold the whole transport header.";
+    FragmentFirst "fragment_first" "Virtual reassembly: the datagram's first fragment was refused, or its connection is gone.";
     FragmentTimeout "fragment_timeout" "The rest of the datagram did not come in time.";
     // Steering
     HandoverFull "handover_full" "The ring to the worker that owns the flow was full.";

@@ -240,7 +240,7 @@ pub enum L4 {
 }
 
 /// One packet in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The port that it came in by.
     pub in_port: PortIdx,
@@ -262,7 +262,9 @@ pub struct Packet {
     pub tuple: Tuple,
     /// Set where it is a fragment.
     pub fragment: Option<Fragment>,
-    /// Bytes of the IP packet; for a reassembled datagram, of the whole.
+    /// It is a later fragment of a datagram whose first was judged: tuple and kind are that one's, and it gets its verdict.
+    pub later: bool,
+    /// Bytes of the IP packet; for a reassembled datagram, of the whole; of a later fragment, what it adds to that.
     pub ip_len: u32,
     /// Bytes of its transport header and payload; for a reassembled datagram, of the whole.
     pub l4_len: u16,
@@ -297,6 +299,7 @@ impl Packet {
             kind,
             tuple: Tuple { src: ip.src, dst: ip.dst, proto: ip.proto, sport, dport, ct_zone: 0 },
             fragment: ip.fragment,
+            later: false,
             ip_len: ip.len as u32,
             l4_len: (ip.len - ip.l4) as u16,
             wire_len: ip.len as u32,

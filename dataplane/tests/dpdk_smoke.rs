@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use dataplane::api::command::Command;
 use dataplane::api::launch::{
-    self, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Link, StopReport, WorkerSeat,
+    self, DefragConfig, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Link, StopReport, WorkerSeat,
 };
 use dataplane::dpdk::mbuf::Mbuf;
 use dataplane::dpdk::{DpdkIo, WorkerLoop};
@@ -60,6 +60,7 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
             interface("null", "net_null0".into()),
         ],
         conntrack_max: 1000,
+        defrag: DefragConfig::default(),
         mbufs: Some(4095),
         twins: false,
     };

@@ -5,33 +5,19 @@
 
 mod common;
 
+use common::frag::*;
 use common::lab::*;
 use common::pkt::*;
-use dataplane::api::DropReason;
 use dataplane::api::policy::PolicySpec;
-use dataplane::defrag;
 use dataplane::io::PortIdx;
 use dataplane::time::Nanos;
 
-/// All frames that left by `port`, put together to the IPv4 datagram they are fragments of; and how many they were.
+/// All frames that left by `port`, put together to the datagram they are fragments of; and how many they were.
 #[track_caller]
 fn whole(lab: &mut Lab, port: PortIdx) -> (Seen, usize) {
     let frames = lab.sent(port);
     assert!(!frames.is_empty(), "nothing left; drops: {:?}", lab.drops());
-    let mut payload = Vec::new();
-    for f in &frames {
-        let at = usize::from(be16_at(f, 20) & 0x1fff) * 8;
-        payload.resize(payload.len().max(at + f.len() - 34), 0);
-        payload[at..at + f.len() - 34].copy_from_slice(&f[34..]);
-    }
-    let mut frame = frames[0][..34].to_vec();
-    frame[16..18].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
-    frame[20..22].fill(0);
-    frame[24..26].fill(0);
-    let sum = !dataplane::parse::checksum::sum(&frame[14..34]);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(payload);
-    (Seen::read(&frame), frames.len())
+    (put_together(&frames), frames.len())
 }
 
 /// Sends the fragments in the order that `order` gives.
@@ -106,6 +92,77 @@ fn a_fragment_larger_than_the_next_link_is_cut_again() {
     });
 }
 
+/// Where IPv4 allows it fragments are cut again, translated ones too; those that fit leave as they came.
+#[test]
+fn translated_fragments_are_cut_to_the_egress_link_and_no_smaller() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let big: Vec<u8> = (0..4000).map(|n| n as u8).collect();
+        let pieces = cut(&udp("10.0.0.2", 4000, "203.0.113.5", 53, &big), 7, &[1480, 1688, 2888, 3888]);
+        send_all(lab, LAN, &pieces, [4, 3, 0, 1, 2]);
+        let frames = lab.sent(WAN);
+        let lengths: Vec<_> = frames.iter().map(|f| f.len() - 14).collect();
+        assert_eq!(lengths, [1276, 244, 228, 1220, 1020, 140]);
+        let out = put_together(&frames);
+        assert_eq!((out.src, out.payload), (ip("198.51.100.1"), big));
+    });
+}
+
+#[test]
+fn the_largest_fragment_says_whether_a_datagram_may_be_cut() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let pieces = cut(&udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]), 7, &[1000]);
+        let first = pieces[0].clone().df();
+        send_all(lab, LAN, &[first, pieces[1].clone()], [0, 1]);
+        assert_eq!(whole(lab, WAN).1, 3);
+        lab.changed();
+        let last = pieces[1].clone().df();
+        send_all(lab, LAN, &[pieces[0].clone(), last], [0, 1]);
+        let error = lab.collect().remove(0).1;
+        assert_eq!((error.dport, be16_at(&error.ip, 26)), (3 << 8 | 4, 1280));
+        lab.moved(&["class new original +1", "drop mtu_exceeded +2", "icmp too_big +1"]);
+    });
+}
+
+/// What the sender is told about is what it sent: its own addresses, and the MTU that would do.
+#[test]
+fn errors_about_datagrams_that_are_too_big_name_what_was_sent() {
+    let narrow = Setup { wan_mtu: 1280, lan_mtu: 1400, ..Setup::default() };
+    let mut spec = masqueraded();
+    dnat(&mut spec, 8080, "10.0.0.9", Some(80));
+    everywhere_with(&narrow, spec, |lab| {
+        let out = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).df();
+        let forwarded = udp("203.0.113.5", 5000, "198.51.100.1", 8080, &[7; 2500]).df();
+        let v6 = udp("fd00:1::2", 4000, "2001:db8:5::5", 53, &[7; 2500]);
+        for (port, p, from, mtu, reason) in [
+            (LAN, &out, "10.0.0.1", 1280, 3 << 8 | 4),
+            (WAN, &forwarded, "198.51.100.1", 1400, 3 << 8 | 4),
+            (LAN, &v6, "fd00:1::1", 1280, 2 << 8),
+        ] {
+            let pieces = cut(p, 7, &[1432]);
+            send_all(lab, port, &pieces, [1, 0]);
+            let (at, error) = lab.collect().remove(0);
+            assert_eq!((at, error.src, error.dst, error.dport), (port, ip(from), p.src, reason));
+            let header = if p.src.is_ipv4() { 20 } else { 40 };
+            assert_eq!(be16_at(&error.ip, header + 6), mtu);
+            error.assert_quotes(&pieces[0]);
+            lab.moved(&["class new original +1", "drop mtu_exceeded +2", "icmp too_big +1"]);
+        }
+    });
+}
+
+#[test]
+fn ipv6_fragments_that_fit_pass_however_long_the_datagram() {
+    let narrow = Setup { wan_mtu: 1280, ..Setup::default() };
+    everywhere_with(&narrow, masqueraded(), |lab| {
+        let p = udp("fd00:1::2", 4000, "2001:db8:5::5", 53, &[7; 4000]);
+        send_all(lab, LAN, &fragments_v6(&p, 7, 1232), [1, 0, 2, 3]);
+        let (out, frames) = whole(lab, WAN);
+        assert_eq!((frames, out.src, out.payload), (4, ip("2001:db8::1"), vec![7; 4000]));
+    });
+}
+
 #[test]
 fn the_policy_sees_the_ports_of_every_fragment() {
     let mut spec = usual();
@@ -145,7 +202,7 @@ fn duplicates_are_passed_over_and_overlaps_lose_the_datagram() {
         let mut shifted = pieces[1].clone();
         shifted.fragment = Some((1472, false));
         send_all(lab, LAN, &[pieces[0].clone(), shifted], [0, 1]);
-        lab.moved(&["drop fragment_invalid +2"]);
+        lab.moved(&["drop fragment_overlap +2"]);
     });
 }
 
@@ -160,41 +217,6 @@ fn a_datagram_that_never_ends_is_given_up() {
         lab.moved(&["drop fragment_timeout +1"]);
         assert!(lab.collect().is_empty(), "IPv4 is not told");
     });
-}
-
-#[test]
-fn a_flood_of_first_fragments_stays_within_its_bound() {
-    everywhere(usual(), |lab| {
-        for n in 0..1000u16 {
-            let mut p = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 1472]);
-            (p.id, p.fragment) = (n, Some((0, true)));
-            send_all(lab, LAN, &[p], [0]);
-        }
-        assert_eq!(lab.pool.live(), defrag::QUEUES);
-        assert_eq!(lab.drop_count(DropReason::FragmentLimit), 1000 - defrag::QUEUES as u64);
-        let pieces = udp("10.0.0.2", 4000, "203.0.113.5", 53, &[7; 2500]).fragments(1480);
-        let pieces: Vec<Pkt> = pieces.into_iter().map(|p| Pkt { id: 5000, ..p }).collect();
-        send_all(lab, LAN, &pieces, [0, 1]);
-        assert_eq!(whole(lab, WAN).1, 2);
-        lab.wait(Nanos::from_secs(100));
-    });
-}
-
-/// An IPv6 packet as fragments with `step` bytes each.
-fn fragments_v6(p: &Pkt, id: u32, step: usize) -> Vec<Pkt> {
-    let count = p.l4.len().div_ceil(step);
-    (0..count)
-        .map(|n| {
-            let mut f = p.clone();
-            let field = (n * step) as u16 | u16::from(n + 1 < count);
-            f.proto = 44;
-            f.l4 = vec![p.proto, 0];
-            f.l4.extend(field.to_be_bytes());
-            f.l4.extend(id.to_be_bytes());
-            f.l4.extend(&p.l4[n * step..p.l4.len().min((n + 1) * step)]);
-            f
-        })
-        .collect()
 }
 
 #[test]
@@ -214,7 +236,7 @@ fn ipv6_fragments_pass_whole_or_not_at_all() {
         send_all(lab, LAN, &again, [0, 0]);
         lab.moved(&["drop fragment_duplicate +1"]);
         send_all(lab, LAN, &fragments_v6(&ping_with("fd00:1::2", "2001:db8::10", &[3; 4000]), 78, 1240), [0]);
-        lab.moved(&["drop fragment_invalid +2"]);
+        lab.moved(&["drop fragment_overlap +2"]);
         // One that stays alone: its sender is told.
         send_all(lab, LAN, &pieces, [0]);
         lab.wait(Nanos::from_secs(100));
@@ -259,6 +281,41 @@ fn a_fragment_that_can_be_part_of_nothing_is_invalid() {
 
 fn ping_with(src: &str, dst: &str, payload: &[u8]) -> Pkt {
     icmp(src, dst, 128, 0, [0, 9, 0, 1], payload)
+}
+
+/// As Linux 6.18 has it: the gateway tells whose datagram to itself, or of IPv6 whose at all, it gave up, where it knows what that was and
+/// that it was no error.
+#[test]
+fn who_is_told_that_a_datagram_was_given_up() {
+    everywhere(usual(), |lab| {
+        let first = |p: &Pkt| vec![piece(p, 7, 0, 104)];
+        let later = |p: &Pkt| vec![piece(p, 7, 104, 112)];
+        let v4 = |dst| udp("10.0.0.2", 4000, dst, 53, &[7; 200]);
+        let v6 = |dst| udp("fd00:1::2", 4000, dst, 53, &[7; 200]);
+        let quote = v4("203.0.113.5").ip();
+        for (pieces, told) in [
+            (first(&v4("203.0.113.5")), None),
+            (first(&v4("10.0.0.1")), Some((11 << 8 | 1, "10.0.0.1"))),
+            (later(&v4("10.0.0.1")), None),
+            (first(&icmp("10.0.0.2", "10.0.0.1", 3, 1, [0; 4], &quote)), None),
+            (first(&v6("2001:db8:5::5")), Some((3 << 8 | 1, "fd00:1::1"))),
+            (first(&v6("fd00:1::1")), Some((3 << 8 | 1, "fd00:1::1"))),
+            (later(&v6("2001:db8:5::5")), None),
+            (first(&icmp("fd00:1::2", "2001:db8:5::5", 1, 1, [0; 4], &[7; 200])), None),
+        ] {
+            send_all(lab, LAN, &pieces, [0]);
+            lab.wait(Nanos::from_secs(61));
+            let out = lab.collect();
+            match told {
+                None => assert!(out.is_empty(), "{out:?}"),
+                Some((dport, from)) => {
+                    assert_eq!((out.len(), out[0].0, out[0].1.dport, out[0].1.src), (1, LAN, dport, ip(from)));
+                    out[0].1.assert_quotes(&pieces[0]);
+                }
+            }
+        }
+        assert_eq!(lab.drop_count(dataplane::api::DropReason::FragmentTimeout), 8);
+    });
 }
 
 /// A burst in which a datagram's fragments stand between two other packets of its flow.

@@ -184,7 +184,7 @@ fn take_ids(all: &mut [Departure]) -> Vec<u32> {
 
 /// A fragment's network header without what differs between fragments of one datagram, and what follows. Of IPv6, the
 /// extension headers in front of the fragment header are part of it, that itself is not.
-fn split<'a>(p: &Ip<'a>) -> (Vec<u8>, &'a [u8]) {
+pub(crate) fn split<'a>(p: &Ip<'a>) -> (Vec<u8>, &'a [u8]) {
     let b = p.bytes;
     if p.src.is_ipv4() {
         let mut header = b[..p.l4.min(b.len())].to_vec();

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use control::config;
 use dataplane::api::{DropReason, Nanos, Tuple};
+use dataplane::defrag;
 use dataplane::packet::CtState;
 
 use crate::frame::{ETH, Side};
 use crate::lab::gateway::{self, Arrival, Lab, Setup};
 use crate::observe::{Class, ConnState, Exit, Observation, System};
-use crate::policy::{Policy, stations};
+use crate::policy::{FRAGMENTS, Policy, stations};
 
 /// The dataplane library as a system.
 pub struct InProcess {
@@ -42,7 +43,8 @@ impl InProcess {
             seed,
             arrival: if seed.is_multiple_of(2) { Arrival::Rss } else { Arrival::Anywhere },
             conntrack_max: 1 << 18,
-            buffers: 1 << 14,
+            buffers: 1 << 15,
+            defrag: defrag::Setup { memory: FRAGMENTS, ..defrag::Setup::default() },
             lan_mtu: policy.mtu[0],
             wan_mtu: policy.mtu[1],
             ..Setup::default()

@@ -22,6 +22,9 @@ mod sluice;
 
 use crate::frame::Side;
 
+/// Bytes for waiting fragments, so many that none is given up for want of room: what goes first then is each system's own.
+pub const FRAGMENTS: usize = 32 << 20;
+
 /// Values of a match by key: `from`, `to`, `src`, `dst`, `proto`, `sport`, `dport`, `state`, `mark`.
 pub type Matches = Vec<(String, String)>;
 

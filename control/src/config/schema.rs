@@ -155,13 +155,14 @@ mapping! {
         neighbours,
         sets,
         conntrack,
+        defrag,
         raw,
         nat,
         policy,
         metrics,
         control,
     }
-    later { "defrag", "log", "trace", "capture" }
+    later { "log", "trace", "capture" }
 }
 
 mapping! {
@@ -289,6 +290,16 @@ mapping! {
         from,
         /// Most connections.
         max,
+    }
+}
+
+mapping! {
+    /// `defrag`.
+    Defrag {
+        /// Bytes that fragments which wait may occupy.
+        memory,
+        /// `reassemble` or `virtual`.
+        mode,
     }
 }
 

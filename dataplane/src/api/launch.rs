@@ -11,6 +11,7 @@ use super::command::{Command, Message};
 #[cfg(feature = "dpdk")]
 use super::policy::Policy;
 use super::stats::WorkerStats;
+pub use crate::defrag::Mode as DefragMode;
 #[cfg(feature = "dpdk")]
 use crate::{
     forward::route::{Fib, FibSpec},
@@ -45,6 +46,21 @@ pub struct InterfaceConfig {
     pub vlan: Option<u16>,
 }
 
+/// What may wait of datagrams in fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefragConfig {
+    /// Bytes per worker, 1,048,576..=1,073,741,824.
+    pub memory: usize,
+    /// Whether fragments wait for all the others, or for the first alone.
+    pub mode: DefragMode,
+}
+
+impl Default for DefragConfig {
+    fn default() -> Self {
+        Self { memory: crate::defrag::MEMORY, mode: DefragMode::Reassemble }
+    }
+}
+
 /// What is fixed at start.
 #[derive(Clone, Debug)]
 pub struct LaunchConfig {
@@ -62,6 +78,8 @@ pub struct LaunchConfig {
     pub interfaces: Vec<InterfaceConfig>,
     /// Most connections, all workers together.
     pub conntrack_max: usize,
+    /// Fragments that wait.
+    pub defrag: DefragConfig,
     /// Packet buffers, all together; `None` for what the queues and workers need. A `net_pcap` port that replays for
     /// ever keeps its whole file in them.
     pub mbufs: Option<u32>,
@@ -81,6 +99,13 @@ impl LaunchConfig {
     #[cfg(feature = "dpdk")]
     pub fn megabytes_needed(&self, huge: bool) -> u32 {
         crate::dpdk::mempool::megabytes_needed(self, huge)
+    }
+
+    /// How much may wait of datagrams in fragments.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn defrag_setup(&self) -> crate::defrag::Setup {
+        let DefragConfig { memory, mode } = self.defrag;
+        crate::defrag::Setup { memory, frame: crate::dpdk::mempool::bytes_per_mbuf(self), mode }
     }
 
     /// What can be told from the configuration alone.
@@ -244,6 +269,7 @@ pub fn gateway(config: &LaunchConfig) -> Result<Handle, LaunchError> {
             index: seat.index,
             burst: config.burst,
             rss: seat.ports.iter().map(|p| p.rss).collect(),
+            defrag: config.defrag_setup(),
             seed: ahash::RandomState::with_seeds(random(), random(), random(), random()),
             parcels,
             commands: seat.commands,

@@ -70,6 +70,14 @@ impl RuleCounters {
         }
     }
 
+    /// Counts `bytes` more bytes of a packet that was counted on `counter`.
+    #[inline]
+    pub fn count_more(&self, counter: u32, bytes: u64) {
+        if let Some((_, total)) = self.counters.get(counter as usize) {
+            total.add(bytes);
+        }
+    }
+
     /// How many rules there are, and the default.
     fn rules(&self) -> usize {
         self.counters.len() - self.links.len()

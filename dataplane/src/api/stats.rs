@@ -111,6 +111,52 @@ labelled! {
     }
 }
 
+labelled! {
+    /// What became of a fragment.
+    FragmentResult {
+        /// Its datagram became whole, and was judged.
+        Reassembled "reassembled";
+        /// Its datagram's first fragment was judged, and it got the same verdict (virtual mode).
+        Virtual "virtual";
+        /// The rest of its datagram did not come in time.
+        Timeout "timeout";
+        /// It overlapped another, or another it.
+        Overlap "overlap";
+        /// It was there already.
+        Duplicate "duplicate";
+        /// Its datagram made room for others.
+        Limit "limit";
+        /// Its datagram made room for others of the same source.
+        Share "share";
+        /// Its datagram came in too many.
+        Count "count";
+        /// Its datagram's first fragment did not hold the transport header (virtual mode).
+        Header "header";
+        /// Its datagram's first fragment was refused (virtual mode).
+        First "first";
+        /// Its length, or one of its datagram's, cannot be.
+        Invalid "invalid";
+    }
+}
+
+impl FragmentResult {
+    /// What a drop for this reason is; `None` where the reason is not about fragments.
+    pub const fn of(reason: DropReason) -> Option<Self> {
+        Some(match reason {
+            DropReason::FragmentTimeout => Self::Timeout,
+            DropReason::FragmentOverlap => Self::Overlap,
+            DropReason::FragmentDuplicate => Self::Duplicate,
+            DropReason::FragmentLimit => Self::Limit,
+            DropReason::FragmentShare => Self::Share,
+            DropReason::FragmentCount => Self::Count,
+            DropReason::FragmentHeader => Self::Header,
+            DropReason::FragmentFirst => Self::First,
+            DropReason::FragmentInvalid => Self::Invalid,
+            _ => return None,
+        })
+    }
+}
+
 /// Traffic of one port queue.
 #[derive(Debug, Default)]
 pub struct PortCounters {
@@ -195,6 +241,12 @@ pub struct WorkerStats {
     pub ct_events: [Counter; CtEvent::ALL.len()],
     /// By [`IcmpErrorKind`].
     pub icmp_errors: [Counter; IcmpErrorKind::ALL.len()],
+    /// By [`FragmentResult`]: fragments that wait no longer.
+    pub fragments: [Counter; FragmentResult::ALL.len()],
+    /// Datagrams now of which fragments are missing.
+    pub fragment_queues: Counter,
+    /// Bytes that they occupy.
+    pub fragment_memory: Counter,
     /// Connections in the table now.
     pub conntrack_entries: Counter,
     /// Signposts in the table now.
@@ -227,6 +279,9 @@ impl WorkerStats {
             handovers: Default::default(),
             ct_events: Default::default(),
             icmp_errors: Default::default(),
+            fragments: Default::default(),
+            fragment_queues: Counter::default(),
+            fragment_memory: Counter::default(),
             conntrack_entries: Counter::default(),
             signposts: Counter::default(),
             nat_failures: Counter::default(),
@@ -244,6 +299,12 @@ impl WorkerStats {
     #[inline]
     pub fn drop_packet(&self, reason: DropReason) {
         self.drops[reason as usize].add(1);
+    }
+
+    /// Counts what became of `n` fragments.
+    #[inline]
+    pub fn fragments(&self, result: FragmentResult, n: usize) {
+        self.fragments[result as usize].add(n as u64);
     }
 
     /// Counts one classified packet.

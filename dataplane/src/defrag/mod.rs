@@ -4,39 +4,81 @@
 //! judged once and then leaves as the fragments that came. So what came in fragments leaves in fragments, none larger
 //! than the largest that came, and no byte is copied.
 //!
-//! A fragment that lies wholly within what is there is passed over; a partial overlap loses an IPv4 datagram, any overlap
-//! an IPv6 one.
+//! A fragment that lies wholly within what is there is passed over; any other overlap loses the datagram (`shape`).
+//! Lengths that contradict each other lose an IPv4 datagram, and of an IPv6 one that fragment. The fragment that makes
+//! a datagram whole needs no room: nothing is given up for it.
 //!
-//! *Life-cycle*: with the worker. *Threads*: one. *Limits*: [`QUEUES`] datagrams, [`FRAGMENTS`] fragments and [`MEMORY`]
-//! bytes of frames per worker, [`TRAIN`] fragments per datagram; at a limit the oldest datagram makes room. `frag_v4`
-//! (30 s) or `frag_v6` (60 s) after its first fragment a datagram is given up.
-//! *Sources*: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 6946; `linux/net/ipv4/ip_fragment.c`,
-//! `linux/net/ipv6/netfilter/nf_conntrack_reasm.c`, `linux/net/ipv4/inet_fragment.c` (`inet_frag_queue_insert`).
+//! In *virtual* mode fragments wait only for the first, whose verdict and translation all get; the others then pass as they
+//! come. What came is written down all the same, so overlaps are refused and the end of a datagram is known. TCP and
+//! SCTP are put together in either mode: tracking needs their length, and SCTP's checksum cannot be mended without.
+//!
+//! *Life-cycle*: with the worker. *Threads*: one. *Limits*: [`Setup::memory`], shared out as `table` says; [`TRAIN`]
+//! fragments per datagram; `frag_v4` (30 s) or `frag_v6` (60 s) after its first fragment a datagram is given up.
+//! *Sources*: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 5722, RFC 6946; `linux/net/ipv4/ip_fragment.c`
+//! (`ip_frag_queue`), `linux/net/ipv6/netfilter/nf_conntrack_reasm.c` (`nf_ct_frag6_queue`).
 
-use std::net::IpAddr;
+mod list;
+mod shape;
+mod table;
 
 use arrayvec::ArrayVec;
 
-use crate::conntrack::index::Index;
+use self::shape::{Extent, Fit, Shape};
+pub use self::table::SHARE;
+use self::table::{First, Key, Table};
 use crate::conntrack::timeouts::Timeouts;
 use crate::conntrack::tuple::proto;
 use crate::drop::DropReason;
 use crate::packet::Packet;
-use crate::parse::{icmp, l4, tcp};
+use crate::parse::{Fragment, icmp, ipv6, l4, tcp};
 use crate::time::Nanos;
 
-/// Incomplete datagrams at once.
-pub const QUEUES: usize = 256;
-/// Waiting fragments, all together.
-pub const FRAGMENTS: usize = 1024;
-/// Bytes of waiting frames: the high mark of `net.ipv4.ipfrag_high_thresh`.
-pub const MEMORY: usize = 4 << 20;
 /// Fragments of one datagram: 65,535 bytes in fragments for a link of 1,280 bytes' MTU, and some.
 pub const TRAIN: usize = 64;
-/// Largest datagram.
+/// Default of [`Setup::memory`]: the high mark of Linux' `net.ipv4.ipfrag_high_thresh`.
+pub const MEMORY: usize = 4 << 20;
+/// Bytes that a waiting frame takes unless links want larger ones: 2,048 for the frame, 128 before it, and 256 of
+/// what DPDK knows of it.
+pub const FRAME: usize = 2048 + 128 + 256;
+/// Largest datagram, RFC 791; largest payload of an IPv6 packet, RFC 8200.
 const LARGEST: u32 = 65_535;
-/// No fragment, no queue.
-const NONE: u16 = u16::MAX;
+
+/// What is there of a datagram of which nothing has come.
+static NOTHING: Shape = Shape::EMPTY;
+
+/// Whether fragments wait for all the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// For all: tracking sees the datagram whole.
+    #[default]
+    Reassemble,
+    /// For the first, whose verdict and translation the others get.
+    Virtual,
+}
+
+/// How much may wait, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Bytes per worker, at least 1 MiB.
+    pub memory: usize,
+    /// Bytes that a waiting frame takes.
+    pub frame: usize,
+    /// Whether fragments wait for all the others.
+    pub mode: Mode,
+}
+
+impl Setup {
+    /// Frames that may wait, at most.
+    pub const fn frames(&self) -> usize {
+        self.memory / self.frame
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { memory: MEMORY, frame: FRAME, mode: Mode::Reassemble }
+    }
+}
 
 /// A frame with what is known of it.
 #[derive(Debug)]
@@ -45,12 +87,14 @@ pub struct Piece<B> {
     pub buf: B,
     /// Its headers.
     pub packet: Packet,
-    /// Its size, bytes.
-    pub size: usize,
 }
 
 /// The fragments of one datagram, in the order of their offsets; where they are lost, with the one that lost them.
 pub type Train<B> = ArrayVec<Piece<B>, { TRAIN + 1 }>;
+
+/// Names an incomplete datagram until the next fragment comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueId(u32);
 
 /// What became of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,285 +103,254 @@ pub enum Arrived {
     Waits,
     /// The datagram is whole: it is in the train.
     Whole,
-    /// The fragments in the train are to be dropped, for this reason.
+    /// The fragments in the train are to be dropped, for this reason. The one that came waits, where it is not among them.
     Lost(DropReason),
-    /// The fragment in the train cannot be part of anything: it is INVALID by itself.
+    /// Virtual mode: a fragment, in the train, of a datagram whose first was this when it was judged.
+    Later(Packet),
+    /// The last in the train is the fragment: it cannot be part of anything, and is INVALID by itself. Those before it are
+    /// lost with it.
     Invalid,
 }
 
-/// Which datagram a fragment belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    src: IpAddr,
-    dst: IpAddr,
-    id: u32,
-    /// 0 for IPv6, whose fragments may name different ones (RFC 8200: only the first one's counts).
-    proto: u8,
-    ct_zone: u16,
-}
-
-#[derive(Debug)]
-struct Slot<B> {
-    piece: Piece<B>,
-    /// First byte behind it in the datagram's payload.
-    end: u32,
-    next: u16,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Queue {
-    key: Key,
-    /// Slot of the fragment with the lowest offset.
-    head: u16,
-    count: u16,
-    /// Payload bytes there are, and in all, once the last fragment has come.
-    bytes: u32,
-    total: Option<u32>,
-    deadline: Nanos,
-    /// Counts queues, so that the oldest can be told.
-    born: u64,
+/// What its lengths make of a fragment.
+enum Length {
+    Right,
+    /// It is dropped, but what it says of its datagram's length is believed.
+    Empty,
+    /// It is dropped; whether its datagram with it.
+    Wrong {
+        ends: bool,
+    },
+    /// It is INVALID; whether its datagram is dropped.
+    Invalid {
+        ends: bool,
+    },
 }
 
 /// The incomplete datagrams of one worker.
 #[derive(Debug)]
 pub struct Defrag<B> {
-    index: Index,
-    queues: Vec<Option<Queue>>,
-    slots: Vec<Option<Slot<B>>>,
-    free: ArrayVec<u16, FRAGMENTS>,
-    seed: ahash::RandomState,
-    memory: usize,
-    live: usize,
-    births: u64,
-    sweep: usize,
+    table: Table<B>,
+    /// The datagram of which the first fragment has just come, in virtual mode.
+    begun: Option<QueueId>,
 }
 
 impl<B> Defrag<B> {
     /// None yet.
-    pub fn new(seed: ahash::RandomState) -> Self {
-        Self {
-            index: Index::new(QUEUES * 2),
-            queues: (0..QUEUES).map(|_| None).collect(),
-            slots: (0..FRAGMENTS).map(|_| None).collect(),
-            free: (0..FRAGMENTS).rev().filter_map(|i| u16::try_from(i).ok()).collect(),
-            seed,
-            memory: 0,
-            live: 0,
-            births: 0,
-            sweep: 0,
-        }
+    pub fn new(setup: &Setup, seed: ahash::RandomState) -> Self {
+        Self { table: Table::new(setup, seed), begun: None }
     }
 
-    /// Bytes of frames that wait.
+    /// Bytes that they occupy: whole buffers, however short the frames in them.
     pub fn memory(&self) -> usize {
-        self.memory
+        self.table.used()
     }
 
     /// Incomplete datagrams.
     pub fn queues(&self) -> usize {
-        self.live
+        self.table.live()
     }
 
     /// Takes a fragment. `train` must be empty; the answer says what is in it now.
-    pub fn insert(&mut self, piece: Piece<B>, t: &Timeouts, now: Nanos, train: &mut Train<B>) -> Arrived {
-        let Some(f) = piece.packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
-        let is_v4 = piece.packet.tuple.is_ipv4();
-        // Behind an IPv6 fragment header there may be more extension headers: they belong to the datagram.
-        let data = if is_v4 { usize::from(piece.packet.l4) } else { usize::from(piece.packet.l3) + f.header + 8 };
-        let length = u32::try_from(usize::from(piece.packet.end).saturating_sub(data)).unwrap_or(0);
-        let end = f.offset + length;
-        let odd = length == 0 || end > LARGEST || f.more && length % 8 != 0;
-        if odd || !is_v4 && f.offset == 0 && cuts_header(&piece.packet) {
-            return unfit(piece, train);
-        }
-        let tuple = &piece.packet.tuple;
-        let proto = if is_v4 { tuple.proto } else { 0 };
+    pub fn insert(&mut self, piece: Piece<B>, now: Nanos, train: &mut Train<B>) -> Arrived {
+        let packet = &piece.packet;
+        let Some(f) = packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
+        let (e, tuple) = (extent(packet, &f), &packet.tuple);
+        let proto = if tuple.is_ipv4() { tuple.proto } else { 0 };
         let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto, ct_zone: tuple.ct_zone };
-        let q = match self.find(&key) {
-            Some(q) => q,
-            None => {
-                let timeout = if is_v4 { t.frag_v4 } else { t.frag_v6 };
-                if self.live == QUEUES {
-                    self.evict(train);
-                    match self.open(key, now + timeout) {
-                        Some(q) if !self.free.is_empty() => self.place(q, piece, f.offset, end, f.more),
-                        _ => train.push(piece),
-                    }
-                    return Arrived::Lost(DropReason::FragmentLimit);
+        let q = self.table.find(&key);
+        let shape = q.and_then(|q| self.table.queue(q)).map_or(&NOTHING, |q| &q.shape);
+        match length(packet, e, shape) {
+            Length::Right => {}
+            Length::Empty => {
+                // An IPv6 one is dropped, but believed: `nf_ct_frag6_queue` looks at its length last.
+                if let Some(q) = q.and_then(|q| self.table.queue_mut(q)) {
+                    q.shape.note(e);
                 }
-                match self.open(key, now + timeout) {
-                    Some(q) => q,
-                    None => return lost(piece, train, DropReason::FragmentLimit),
-                }
+                return lost(piece, train, DropReason::FragmentInvalid);
+            }
+            Length::Wrong { ends } => {
+                self.end(q.filter(|_| ends), train);
+                return lost(piece, train, DropReason::FragmentInvalid);
+            }
+            Length::Invalid { ends } => {
+                self.end(q.filter(|_| ends), train);
+                train.push(piece);
+                return Arrived::Invalid;
+            }
+        }
+        let (at, whole) = match shape.fit(e) {
+            Fit::New(at) => (at, shape.is_whole_with(e)),
+            Fit::Duplicate => return lost(piece, train, DropReason::FragmentDuplicate),
+            Fit::Overlap => {
+                self.end(q, train);
+                return lost(piece, train, DropReason::FragmentOverlap);
+            }
+            Fit::TooMany => {
+                self.end(q, train);
+                return lost(piece, train, DropReason::FragmentCount);
             }
         };
-        if self.free.is_empty() || self.memory + piece.size > MEMORY {
-            // The oldest makes room for the next fragment; this one is lost, and its datagram with it.
-            self.evict(train);
-            train.push(piece);
-            return Arrived::Lost(DropReason::FragmentLimit);
-        }
-        // One that contradicts the datagram's length: IPv4 loses the datagram, IPv6 that fragment (`ip_frag_queue` and
-        // `nf_ct_frag6_queue` do so).
-        if !self.agrees(q, end, f.more) {
-            if is_v4 {
-                self.close(q, train);
+        if let Some(q) = q {
+            self.table.protect(q);
+            match self.table.first(q).map(|f| *f) {
+                None | Some(First::Unknown) => {}
+                Some(first) => return self.follow(q, (at, e, whole), first, piece, train),
             }
-            return lost(piece, train, DropReason::FragmentInvalid);
         }
-        let refused = match self.overlap(q, f.offset, end) {
-            Overlap::Within => return lost(piece, train, DropReason::FragmentDuplicate),
-            Overlap::Partial => Some(DropReason::FragmentInvalid),
-            Overlap::None if self.queues[q].is_some_and(|q| usize::from(q.count) >= TRAIN) => {
-                Some(DropReason::FragmentLimit)
-            }
-            Overlap::None => None,
+        if whole {
+            return self.complete(q, at, piece, train);
+        }
+        let given_up = match self.table.make_room(key.src, q, train) {
+            Ok(given_up) => given_up,
+            Err(reason) => return lost(piece, train, reason),
         };
-        if let Some(reason) = refused {
-            self.close(q, train);
-            return lost(piece, train, reason);
+        let Some(q) = q.or_else(|| self.table.open(key, now)) else {
+            return lost(piece, train, DropReason::FragmentLimit);
+        };
+        if e.start == 0 && self.table.first(q).is_some() && passes_virtually(&piece.packet) {
+            self.begun = Some(QueueId(q));
         }
-        let in_port = piece.packet.in_port;
-        self.place(q, piece, f.offset, end, f.more);
-        let queue = self.queues[q];
-        if queue.is_some_and(|q| q.total == Some(q.bytes)) {
-            self.close(q, train);
-            if let Some(first) = train.first_mut() {
-                first.packet.in_port = in_port; // fragments of two interfaces count as the last one's
-            }
-            return Arrived::Whole;
-        }
-        Arrived::Waits
+        self.table.place(q, at, e, Some(piece));
+        given_up.map_or(Arrived::Waits, Arrived::Lost)
     }
 
-    /// Gives up one datagram whose time is over; its fragments are in `train` then. Looks at one queue per call.
-    pub fn expire(&mut self, now: Nanos, train: &mut Train<B>) -> bool {
-        if self.live == 0 {
-            return false;
-        }
-        let q = self.sweep;
-        self.sweep = (self.sweep + 1) % QUEUES;
-        let over = self.queues[q].is_some_and(|q| q.deadline <= now);
-        if over {
-            self.close(q, train);
-        }
-        over
-    }
-
-    fn find(&self, key: &Key) -> Option<usize> {
-        let hash = self.seed.hash_one(key);
-        let q = self.index.find(hash, |q| self.queues[q as usize].is_some_and(|q| q.key == *key))?;
-        Some(q as usize)
-    }
-
-    fn open(&mut self, key: Key, deadline: Nanos) -> Option<usize> {
-        let q = self.queues.iter().position(Option::is_none)?;
-        self.index.insert(self.seed.hash_one(key), u32::try_from(q).ok()?).ok()?;
-        self.births += 1;
-        let queue = Queue { key, head: NONE, count: 0, bytes: 0, total: None, deadline, born: self.births };
-        self.queues[q] = Some(queue);
-        self.live += 1;
+    /// Virtual mode, to be asked after each fragment: the datagram of which the first has just come. It is first in the
+    /// train, which must be empty, and those behind it have waited for it. What becomes of it is to be said with
+    /// [`Defrag::judged`] or [`Defrag::refused`].
+    pub fn begun(&mut self, train: &mut Train<B>) -> Option<QueueId> {
+        let q = self.begun.take()?;
+        self.table.flush(q.0, train);
         Some(q)
     }
 
-    /// Takes a datagram's fragments out, into `train`.
-    fn close(&mut self, q: usize, train: &mut Train<B>) {
-        let Some(queue) = self.queues[q].take() else { return };
-        self.index.remove(self.seed.hash_one(queue.key), u32::try_from(q).unwrap_or(u32::MAX));
-        self.live -= 1;
-        let mut at = queue.head;
-        while at != NONE {
-            let Some(slot) = self.slots[usize::from(at)].take() else { break };
-            self.memory -= slot.piece.size;
-            self.free.push(at);
-            at = slot.next;
-            train.push(slot.piece); // `place` allows TRAIN of them
+    /// A fragment of a datagram whose first is known: it does not wait.
+    fn follow(
+        &mut self,
+        q: u32,
+        (at, e, whole): (usize, Extent, bool),
+        first: First,
+        piece: Piece<B>,
+        train: &mut Train<B>,
+    ) -> Arrived {
+        if whole {
+            self.table.close(q, train);
+        } else {
+            self.table.place(q, at, e, None);
+        }
+        train.push(piece);
+        match first {
+            First::Judged(packet) => Arrived::Later(packet),
+            _ => Arrived::Lost(DropReason::FragmentFirst),
         }
     }
 
-    /// Takes the oldest datagram out.
-    fn evict(&mut self, train: &mut Train<B>) {
-        let born = |q: &usize| self.queues[*q].map_or(u64::MAX, |q| q.born);
-        if let Some(oldest) = (0..QUEUES).min_by_key(born) {
-            self.close(oldest, train);
+    /// Virtual mode: the first fragment of this datagram was judged, as `packet`; those to come are alike.
+    pub fn judged(&mut self, q: QueueId, packet: &Packet) {
+        if let Some(first) = self.table.first(q.0) {
+            *first = First::Judged(*packet);
         }
     }
 
-    fn overlap(&self, q: usize, offset: u32, end: u32) -> Overlap {
-        let mut at = self.queues[q].map_or(NONE, |q| q.head);
-        let mut covered = offset;
-        let mut touched = false;
-        while at != NONE {
-            let Some(slot) = &self.slots[usize::from(at)] else { break };
-            let start = slot.piece.packet.fragment.map_or(0, |f| f.offset);
-            if start < end && slot.end > offset {
-                touched = true;
-                if start <= covered {
-                    covered = covered.max(slot.end);
-                }
+    /// Virtual mode: the first fragment of this datagram was refused, and so are those to come.
+    pub fn refused(&mut self, q: QueueId) {
+        if let Some(first) = self.table.first(q.0) {
+            *first = First::Refused;
+        }
+    }
+
+    /// The last that was missing: it does not wait.
+    fn complete(&mut self, q: Option<u32>, at: usize, piece: Piece<B>, train: &mut Train<B>) -> Arrived {
+        self.end(q, train);
+        let in_port = piece.packet.in_port;
+        // Invariant: there are fewer than TRAIN others, and `at` of them lie before it.
+        train.insert(at.min(train.len()), piece);
+        let length: u32 = train.iter().map(|p| payload(&p.packet)).sum();
+        let Some(first) = train.first_mut() else { return Arrived::Waits };
+        first.packet.in_port = in_port; // fragments of two interfaces count as the last one's
+        if header(&first.packet) + length > LARGEST {
+            return Arrived::Lost(DropReason::FragmentInvalid);
+        }
+        Arrived::Whole
+    }
+
+    fn end(&mut self, q: Option<u32>, train: &mut Train<B>) {
+        if let Some(q) = q {
+            self.table.close(q, train);
+        }
+    }
+
+    /// Gives up one datagram whose time is over; its fragments are in `train` then.
+    pub fn expire(&mut self, t: &Timeouts, now: Nanos, train: &mut Train<B>) -> bool {
+        for (is_v4, timeout) in [(true, t.frag_v4), (false, t.frag_v6)] {
+            if let Some((q, born)) = self.table.oldest(is_v4)
+                && born + timeout <= now
+            {
+                self.table.close(q, train);
+                return true;
             }
-            at = slot.next;
         }
-        match (touched, covered >= end) {
-            (false, _) => Overlap::None,
-            (true, true) => Overlap::Within,
-            (true, false) => Overlap::Partial,
-        }
-    }
-
-    /// Whether a fragment that ends at `end` agrees with what is known of the datagram's length.
-    fn agrees(&self, q: usize, end: u32, more: bool) -> bool {
-        let Some(queue) = &self.queues[q] else { return false };
-        let beyond = queue.total.is_some_and(|t| end > t || !more && end != t);
-        let before_others = !more && self.last_end(queue) > end;
-        !beyond && !before_others
-    }
-
-    /// First byte behind all that is there.
-    fn last_end(&self, queue: &Queue) -> u32 {
-        let (mut at, mut end) = (queue.head, 0);
-        while at != NONE {
-            let Some(slot) = &self.slots[usize::from(at)] else { break };
-            (end, at) = (slot.end, slot.next);
-        }
-        end
-    }
-
-    /// Files a fragment that overlaps none and fits; a slot is free.
-    fn place(&mut self, q: usize, piece: Piece<B>, offset: u32, end: u32, more: bool) {
-        let (Some(queue), Some(slot)) = (&mut self.queues[q], self.free.pop()) else {
-            debug_assert!(false, "the caller has a queue and a free slot");
-            return;
-        };
-        if !more {
-            queue.total = Some(end);
-        }
-        queue.count += 1;
-        queue.bytes += end - offset;
-        self.memory += piece.size;
-        // Find the last fragment before this one.
-        let (mut before, mut at) = (NONE, queue.head);
-        while at != NONE {
-            let Some(s) = &self.slots[usize::from(at)] else { break };
-            if s.piece.packet.fragment.is_some_and(|f| f.offset > offset) {
-                break;
-            }
-            (before, at) = (at, s.next);
-        }
-        self.slots[usize::from(slot)] = Some(Slot { piece, end, next: at });
-        if before == NONE {
-            queue.head = slot;
-        } else if let Some(s) = &mut self.slots[usize::from(before)] {
-            s.next = slot;
-        }
+        false
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Overlap {
-    None,
-    Within,
-    Partial,
+/// Where the datagram's payload begins in a fragment. Behind an IPv6 fragment header there may be more extension headers:
+/// they belong to the payload.
+fn data(p: &Packet, f: &Fragment) -> usize {
+    if p.tuple.is_ipv4() { usize::from(p.l4) } else { usize::from(p.l3) + f.header + ipv6::Link::FRAGMENT }
+}
+
+fn extent(p: &Packet, f: &Fragment) -> Extent {
+    let length = u32::try_from(usize::from(p.end).saturating_sub(data(p, f))).unwrap_or(0);
+    Extent { start: f.offset, end: f.offset + length, more: f.more }
+}
+
+/// Bytes of the datagram's payload in a fragment.
+fn payload(p: &Packet) -> u32 {
+    p.fragment.map_or(0, |f| extent(p, &f).end - f.offset)
+}
+
+/// What counts towards the largest length beside the payload: IPv4's header, or IPv6's extension headers before the
+/// fragment header.
+fn header(p: &Packet) -> u32 {
+    let before = match p.fragment {
+        Some(f) if !p.tuple.is_ipv4() => f.header.saturating_sub(ipv6::HEADER),
+        _ => usize::from(p.l4 - p.l3),
+    };
+    u32::try_from(before).unwrap_or(0)
+}
+
+/// Whether a fragment's length is one that it can have, and goes with what is known of its datagram's.
+///
+/// RFC 791 and RFC 8200 have all but the last fragment be multiples of 8 bytes; Linux cuts IPv4's to one, we drop them.
+fn length(p: &Packet, e: Extent, shape: &Shape) -> Length {
+    let odd = e.more && !(e.end - e.start).is_multiple_of(8);
+    let empty = e.start == e.end;
+    if p.tuple.is_ipv4() {
+        return match (odd, empty || e.end > LARGEST || !shape.agrees(e)) {
+            (true, _) => Length::Wrong { ends: false },
+            (false, true) => Length::Wrong { ends: true },
+            (false, false) => Length::Right,
+        };
+    }
+    if e.end > LARGEST {
+        Length::Wrong { ends: false }
+    } else if e.start == 0 && cuts_header(p) {
+        Length::Invalid { ends: false }
+    } else if odd {
+        Length::Invalid { ends: true }
+    } else if !shape.agrees(e) {
+        Length::Wrong { ends: false }
+    } else if empty {
+        Length::Empty
+    } else {
+        Length::Right
+    }
+}
+
+/// Whether a datagram with this first fragment may pass before it is whole.
+const fn passes_virtually(first: &Packet) -> bool {
+    !matches!(first.tuple.proto, proto::TCP | proto::SCTP)
 }
 
 /// Whether a first IPv6 fragment ends within its transport header: RFC 7112 section 5, as
@@ -350,15 +363,6 @@ fn cuts_header(p: &Packet) -> bool {
         _ => 1,
     };
     usize::from(p.end.saturating_sub(p.l4)) < needed
-}
-
-/// A fragment that no datagram can have: IPv4 drops it, with what is in the train; in IPv6 it is an INVALID packet.
-fn unfit<B>(piece: Piece<B>, train: &mut Train<B>) -> Arrived {
-    if piece.packet.tuple.is_ipv4() {
-        return lost(piece, train, DropReason::FragmentInvalid);
-    }
-    train.push(piece);
-    Arrived::Invalid
 }
 
 fn lost<B>(piece: Piece<B>, train: &mut Train<B>, reason: DropReason) -> Arrived {

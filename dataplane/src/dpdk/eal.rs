@@ -295,6 +295,7 @@ mod tests {
                 })
                 .collect(),
             conntrack_max: 1024,
+            defrag: crate::api::launch::DefragConfig::default(),
             mbufs: None,
             twins: true,
         }

@@ -78,8 +78,8 @@ impl Pool {
     }
 }
 
-/// How many mbufs a configuration needs: what all queues may hold, what workers have in flight and in their caches, and
-/// slack for bursts that wait; `config.mbufs` overrules it.
+/// How many mbufs a configuration needs: what all queues may hold, what workers have in flight and in their caches,
+/// fragments that wait, and slack for bursts that do; `config.mbufs` overrules it.
 pub fn mbufs_needed(config: &LaunchConfig) -> u32 {
     if let Some(mbufs) = config.mbufs {
         return mbufs.max(MIN_MBUFS);
@@ -93,7 +93,8 @@ pub fn mbufs_needed(config: &LaunchConfig) -> u32 {
             let twin = if config.twins { 2 * u32::from(SOFTWARE_DESCRIPTORS) } else { 0 };
             wire.saturating_add(twin)
         })
-        .fold(CACHE * 2 + 1024, u32::saturating_add);
+        .fold(CACHE * 2 + 1024, u32::saturating_add)
+        .saturating_add(u32::try_from(config.defrag_setup().frames()).unwrap_or(u32::MAX));
     let needed = workers.saturating_mul(per_worker).saturating_add(4096).max(DEFAULT_MBUFS);
     // One below a power of two fills the pool's ring exactly.
     needed.checked_next_power_of_two().map_or(u32::MAX / 2, |n| n - 1)
@@ -104,6 +105,11 @@ pub fn room(config: &LaunchConfig) -> u16 {
     let largest = config.interfaces.iter().map(|i| usize::from(i.mtu) + L2_SLACK).max().unwrap_or(0);
     let room = largest.max(FRAME_ROOM).next_multiple_of(64) + sys::RTE_PKTMBUF_HEADROOM as usize;
     u16::try_from(room).unwrap_or(u16::MAX)
+}
+
+/// Bytes of memory that each mbuf occupies.
+pub fn bytes_per_mbuf(config: &LaunchConfig) -> usize {
+    usize::from(room(config)) + usize::try_from(MBUF_OVERHEAD).unwrap_or(0)
 }
 
 /// MB of packet memory that a configuration needs: the pool, and what the EAL and drivers want beside it. Ordinary pages

@@ -17,6 +17,7 @@
 
 mod expected;
 mod find;
+mod follow;
 mod helper;
 mod hop;
 mod lifecycle;
@@ -292,7 +293,7 @@ impl Path {
         }
         if discovery || raw == RawAction::Notrack {
             p.state = CtState::Untracked;
-            self.stats.classify(p.state, p.direction);
+            self.classify(p);
             return self.stateless(p, from, None, now);
         }
         if let L4::IcmpError(quoted) = p.kind {
@@ -303,6 +304,9 @@ impl Path {
             Call::None => {}
             Call::Here(whole) => (p.tuple, p.hash) = (whole, self.conntrack.hash(&whole)),
             Call::At(owner) => return Outcome::Handover(owner, HandoverCause::Expectation),
+        }
+        if p.later {
+            return self.follow(p, from, now);
         }
         loop {
             let hit = match self.lookup(&p.tuple, p.hash, now) {
@@ -358,12 +362,11 @@ impl Path {
 
     /// A packet of a known connection.
     fn known(&mut self, p: &mut Packet, id: ConnId, direction: Direction, from: ZoneId, now: Nanos) -> Outcome {
-        let conn = self.conntrack.conn(id);
         p.conn = Some(id);
         p.direction = direction;
-        p.state = conn.class(direction);
-        self.stats.classify(p.state, direction);
-        let cached = conn.cache[direction.index()];
+        p.state = self.conntrack.conn(id).class(direction);
+        self.classify(p);
+        let cached = self.conntrack.conn(id).cache[direction.index()];
         let current = cached.epoch == self.epoch && cached.is_of(p.state) && cached.in_port == p.in_port;
         let (cached, l2) = match self.l2(p.in_port, &cached).filter(|_| current) {
             Some(l2) => (cached, l2),
@@ -377,7 +380,7 @@ impl Path {
             Ok(fragment) => fragment,
             Err(refusal) => return refusal.into(),
         };
-        self.rules.count(cached.counter(), u64::from(p.ip_len));
+        self.count(cached.counter(), p);
         if !cached.accepts() {
             return self.denied(self.rules.rule_of(cached.counter()), None);
         }
@@ -552,7 +555,7 @@ impl Path {
         p.state = CtState::Related;
         p.direction = direction;
         p.conn = Some(id);
-        self.stats.classify(p.state, direction);
+        self.classify(p);
         // The error goes the way of packets of `direction`; what it quotes went the other way.
         let other = self.conntrack.tuple(id, direction.opposite());
         let target = other.inverse();
@@ -577,8 +580,8 @@ impl Path {
     /// An INVALID packet: counted, reported where that is wanted, and left to the policy.
     fn invalid(&mut self, p: &mut Packet, from: ZoneId, reason: DropReason, now: Nanos) -> Outcome {
         p.state = CtState::Invalid;
-        self.stats.classify(p.state, p.direction);
-        let reported = self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
+        self.classify(p);
+        let reported = !p.later && self.policy.spec().conntrack.log_invalid.has(p.tuple.proto);
         if reported && !self.reports.is_full() && self.invalid_limit.allow(now) {
             self.reports.push(Event::InvalidLog { reason, interface: p.in_port.interface(), tuple: p.tuple });
         }
@@ -644,6 +647,21 @@ impl Path {
         self.route(p, p.in_port, p.tuple.src, p.tuple.dst).is_ok_and(|hop| hop.next.is_none())
     }
 
+    /// Counts a packet's class, once for a datagram.
+    #[inline]
+    fn classify(&self, p: &Packet) {
+        if !p.later {
+            self.stats.classify(p.state, p.direction);
+        }
+    }
+
+    /// Counts a packet on a rules' counter, once for a datagram.
+    #[inline]
+    fn count(&self, counter: u32, p: &Packet) {
+        let bytes = u64::from(p.ip_len);
+        if p.later { self.rules.count_more(counter, bytes) } else { self.rules.count(counter, bytes) }
+    }
+
     /// What the policy says, and the counter of packets of which it says so.
     fn judged(&self, query: &Query<'_>) -> (Verdict, u32) {
         let mut trail = Trail::Nothing;
@@ -653,7 +671,10 @@ impl Path {
 
     /// Counts a rule's decision, and reports it where the rule, or one on the way to it, wants that.
     fn decided(&mut self, p: &Packet, seen: &Tuple, verdict: Verdict, counter: u32, now: Nanos) {
-        self.rules.count(counter, u64::from(p.ip_len));
+        self.count(counter, p);
+        if p.later {
+            return;
+        }
         for rule in verdict.passing.into_iter().chain(verdict.log.then_some(verdict.rule)) {
             if self.reports.is_full() || !self.log_limit.allow(now) {
                 return;

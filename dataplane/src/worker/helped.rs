@@ -2,14 +2,11 @@
 //!
 //! *Limits*: [`EDITS`](crate::helper::seqadj::EDITS) changes per segment. *Threads*: the worker's.
 
-use arrayvec::ArrayVec;
-
-use super::Worker;
+use super::{Worker, header};
 use crate::conntrack::tcp::FIN;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
 use crate::helper::seqadj::Splice;
-use crate::helper::tftp;
 use crate::io::{Buf, Io};
 use crate::nat::segment;
 use crate::packet::{L4, Packet};
@@ -84,24 +81,14 @@ impl<I: Io> Worker<I> {
         let Self { path, train, .. } = self;
         let mut part = *packet;
         let last = train.len().saturating_sub(1);
-        let mut window = 0;
-        if packet.kind == L4::Udp {
-            // What a request is shows in its first bytes, which the first fragment may not hold.
-            let mut head = ArrayVec::<u8, { tftp::OPCODE }>::new();
-            for (n, piece) in train.iter().enumerate() {
-                let at = usize::from(piece.packet.l4) + if n == 0 { UDP_HEADER } else { 0 };
-                let payload = piece.buf.bytes().get(at..usize::from(piece.packet.end)).unwrap_or_default();
-                head.extend(payload.iter().copied().take(head.remaining_capacity()));
-            }
-            return path.help(packet, window, &head, now).map(|_| ());
-        }
+        let (window, mut header) = header::transport(train, packet);
         for (n, piece) in train.iter().enumerate() {
-            let b = piece.buf.bytes();
-            let mut at = usize::from(piece.packet.l4);
-            if n == 0 {
-                (window, at) = transport(b, packet);
+            let payload = header::payload(piece);
+            let (of_header, payload) = payload.split_at(header.min(payload.len()));
+            header -= of_header.len();
+            if payload.is_empty() && n < last {
+                continue;
             }
-            let payload = b.get(at..usize::from(piece.packet.end)).unwrap_or_default();
             if let (L4::Tcp(s), L4::Tcp(whole)) = (&mut part.kind, packet.kind) {
                 s.flags = if n == last { whole.flags } else { whole.flags & !FIN };
             }

@@ -8,6 +8,8 @@
 //! a bounded number of packets waits for neighbours.
 
 mod control;
+mod first;
+mod header;
 mod helped;
 mod neighbour;
 mod send;
@@ -22,7 +24,7 @@ use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
 use crate::conntrack::signpost::WorkerId;
-use crate::defrag::{Defrag, Piece, Train};
+use crate::defrag::{self, Defrag, Piece, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
@@ -53,6 +55,8 @@ pub struct WorkerSetup<B> {
     pub burst: usize,
     /// By interface: whether its wire port spreads frames by our RSS key, so that they come home by themselves.
     pub rss: Vec<bool>,
+    /// How many fragments may wait, and for what.
+    pub defrag: defrag::Setup,
     /// Keys the hash of waiting fragments: random per start.
     pub seed: ahash::RandomState,
     /// Rings to the other workers.
@@ -108,7 +112,7 @@ impl<I: Io> Worker<I> {
             batch: Some(Box::new(Batch { bufs: ArrayVec::new(), packets: ArrayVec::new() })),
             tx: (0..ports).map(|_| Burst::new()).collect(),
             held: ArrayVec::new(),
-            defrag: Defrag::new(setup.seed),
+            defrag: Defrag::new(&setup.defrag, setup.seed),
             train: Train::new(),
             walks: Walks::new(),
             icmp_limit: RateLimit::new(now),
@@ -327,10 +331,10 @@ impl<I: Io> Worker<I> {
 
     /// Takes the fragments that follow a datagram's first one out of the ring; they were put there together.
     fn receive_train(&mut self, from: usize, buf: I::Buf, packet: Packet, follow: u8) {
-        self.train.push(Piece { size: buf.bytes().len(), buf, packet });
+        self.train.push(Piece { buf, packet });
         for _ in 0..follow {
             if let Some(Parcel { buf, packet, .. }) = self.parcels.receive(from) {
-                self.train.push(Piece { size: buf.bytes().len(), buf, packet });
+                self.train.push(Piece { buf, packet });
             }
         }
     }
@@ -366,6 +370,9 @@ impl<I: Io> Worker<I> {
         }
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
             match self.path.judge(packet, now) {
+                Outcome::Forward(plan) if packet.later => {
+                    self.forward_later(buf, usize::from(packet.l3), &packet.tuple, &plan, now);
+                }
                 Outcome::Forward(plan) if plan.helped => self.forward_helped(buf, packet, plan, now),
                 Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),
                 Outcome::Drop(Refusal { reason, error }) => {

@@ -101,12 +101,7 @@ impl<I: Io> Worker<I> {
     }
 
     fn release(&mut self, held: Held<I::Buf>, mac: [u8; 6]) {
-        let mtu = usize::from(self.path.interfaces[usize::from(held.egress.interface())].mtu);
-        if held.buf.bytes().len() - held.l3 > mtu {
-            self.send_fragments(held.buf, held.l3, held.egress, mac);
-        } else {
-            self.send_link(held.buf, held.l3, held.egress, Some(mac));
-        }
+        self.send_fragments(held.buf, held.l3, held.egress, mac);
     }
 
     fn give_up(&mut self, held: Held<I::Buf>) {

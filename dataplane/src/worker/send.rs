@@ -106,10 +106,13 @@ impl<I: Io> Worker<I> {
         self.queue(buf, egress);
     }
 
-    /// Cuts an IPv4 packet to the egress MTU and sends the fragments.
+    /// Cuts an IPv4 packet to the egress MTU and sends the fragments; what fits goes as it is.
     pub(super) fn send_fragments(&mut self, buf: I::Buf, l3: usize, egress: PortIdx, mac: [u8; 6]) {
         let mtu = usize::from(self.path.interfaces[usize::from(egress.interface())].mtu);
         let packet = &buf.bytes()[l3..];
+        if packet.len() <= mtu {
+            return self.send_link(buf, l3, egress, Some(mac));
+        }
         let header = usize::from(packet[0] & 0x0f) * 4;
         for n in 0..fragment::MAX_FRAGMENTS {
             let packet = &buf.bytes()[l3..];

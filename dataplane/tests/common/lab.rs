@@ -21,6 +21,7 @@ use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, Route
 use dataplane::conntrack::conn::Flags;
 use dataplane::conntrack::tuple::{Direction, Tuple, proto};
 use dataplane::conntrack::{ConnId, Scan};
+use dataplane::defrag;
 use dataplane::io::mem::{MemBuf, MemIo, Pool};
 use dataplane::io::{Buf, PortIdx};
 use dataplane::packet::CtState;
@@ -63,6 +64,7 @@ pub struct Setup {
     pub seed: u64,
     pub conntrack_max: usize,
     pub buffers: usize,
+    pub defrag: defrag::Setup,
     pub lan_mtu: u16,
     pub wan_mtu: u16,
     pub lan_vlan: Option<u16>,
@@ -78,6 +80,7 @@ impl Default for Setup {
             seed: 1,
             conntrack_max: 4096,
             buffers: 4096,
+            defrag: defrag::Setup::default(),
             lan_mtu: 1500,
             wan_mtu: 1500,
             lan_vlan: None,
@@ -277,8 +280,16 @@ impl Lab {
             );
             let rss = vec![setup.arrival == Arrival::Rss; interfaces.len()];
             let seed = ahash::RandomState::with_seeds(setup.seed, 5, 6, 7);
-            let setup =
-                WorkerSetup { index, burst: 32, rss, seed, parcels, commands: rx, messages: messages_tx.clone() };
+            let setup = WorkerSetup {
+                index,
+                burst: 32,
+                rss,
+                defrag: setup.defrag,
+                seed,
+                parcels,
+                commands: rx,
+                messages: messages_tx.clone(),
+            };
             workers.push(Worker::new(setup, path, MemIo::new(interfaces.len(), pool.clone()), Nanos(0)));
             commands.push(tx);
             stats.push(counters);

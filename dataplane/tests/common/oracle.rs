@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use dataplane::api::command::ConnFilter;
 use dataplane::api::policy::PolicySpec;
 use dataplane::conntrack::tuple::{Tuple, proto};
+use dataplane::defrag::{self, Mode};
 use dataplane::io::{PortIdx, RxChecksum};
 use dataplane::nat::rewrite::{self, ErrorTarget};
 use dataplane::packet::{L4, Packet, Quoted};
@@ -343,6 +344,11 @@ pub fn survives(input: &mut Input<'_>) {
         seed: u64::from(input.byte()),
         conntrack_max: if flags & 8 == 0 { 256 } else { 8 },
         wan_mtu: if flags & 0x10 == 0 { 1500 } else { 1280 },
+        defrag: defrag::Setup {
+            memory: 1 << 20,
+            mode: if flags & 0x40 == 0 { Mode::Reassemble } else { Mode::Virtual },
+            ..defrag::Setup::default()
+        },
         stations: 12,
         ..Setup::default()
     };
@@ -410,9 +416,32 @@ fn arrive(lab: &mut Lab, port: PortIdx, bytes: &[u8], op: u8) {
     // Some come in two segments.
     if op & 0x30 == 0x30 && bytes.len() > 1 {
         lab.arrive_chained(port, bytes, bytes.len() / 2);
+    } else if op & 0x30 == 0x20
+        && let Some(fragments) = fragmented(bytes, 8 << (op >> 6))
+    {
+        for f in fragments {
+            lab.arrive(port, &f);
+        }
     } else {
         lab.arrive(port, bytes);
     }
+}
+
+/// An untagged frame of IPv4 in fragments with `step` bytes each; `None` where it is none, or is one.
+fn fragmented(bytes: &[u8], step: usize) -> Option<Vec<Vec<u8>>> {
+    let payload = bytes.get(34..).filter(|p| p.len() > step)?;
+    if bytes[12..15] != [8, 0, 0x45] || be16_at(bytes, 20) & 0x3fff != 0 || be16_at(bytes, 16) < 20 {
+        return None;
+    }
+    let count = payload.len().div_ceil(step);
+    let piece = |(n, part): (usize, &[u8])| {
+        let mut f = [&bytes[..34], part].concat();
+        f[16..18].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
+        f[20..22].copy_from_slice(&((n * step / 8) as u16 | u16::from(n + 1 < count) << 13).to_be_bytes());
+        repair(&mut f, 14);
+        f
+    };
+    Some(payload.chunks(step).enumerate().map(piece).collect())
 }
 
 /// Changes up to three bytes, cuts or pads; then puts an IPv4 header's checksum right in most cases, or nothing would

@@ -59,7 +59,8 @@ impl Cutter {
             _ => shuffle(&mut pieces, dice),
         }
         if dice.percent(12) {
-            spoil(&mut pieces, v4, dice);
+            let head = packet.l4.iter().copied().take(8).collect();
+            spoil(&mut pieces, head, v4, dice);
         }
         let mut frames: Vec<_> = pieces.iter().map(|p| packet.piece(Some((id, p.at, p.more)), &p.part)).collect();
         if dice.percent(15) && self.held.len() < HELD {
@@ -112,7 +113,7 @@ fn shuffle(pieces: &mut [Piece], dice: &mut Dice) {
 }
 
 /// Something that fragments should not be: one more, one less, one changed.
-fn spoil(pieces: &mut Vec<Piece>, v4: bool, dice: &mut Dice) {
+fn spoil(pieces: &mut Vec<Piece>, head: Vec<u8>, v4: bool, dice: &mut Dice) {
     if pieces.is_empty() {
         return;
     }
@@ -170,6 +171,13 @@ fn spoil(pieces: &mut Vec<Piece>, v4: bool, dice: &mut Dice) {
         _ => (p.at, p.more) = (whole.next_multiple_of(8), dice.percent(50)),
     }
     p.part.truncate(LARGEST);
+    if !v4 && p.at == 0 && !p.more {
+        return; // a datagram by itself: scenario fragments6_atomic
+    }
+    if p.at == 0 {
+        // What looks into extension headers finds some.
+        p.part.iter_mut().zip(head).for_each(|(b, own)| *b = own);
+    }
     if v4 && p.more && !p.part.is_empty() && !p.part.len().is_multiple_of(8) {
         // Linux cuts a middle fragment to a multiple of 8 bytes; here it is dropped.
         p.part.truncate(eights(p.part.len()).max(8));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::dice::Dice;
-use super::{Flow, Places, Shot};
+use super::{AH, Flow, Places, Shot};
 use crate::frame::{Ip, Side, be16, proto};
 use crate::observe::{Exit, Observation};
 use crate::packet::{Packet, icmp, pattern, udp};
@@ -58,7 +58,7 @@ impl DatagramFlow {
             },
             85..90 => What::Gre,
             90..94 => What::UdpLite,
-            _ => What::Other(dice.of(&[4, 33, 41, 50, 51, 94, 103, 112, 253])),
+            _ => What::Other(dice.of(&[4, 33, 41, 50, AH, 94, 103, 112, 253])),
         };
         if !matches!(what, What::Udp | What::UdpLite) {
             public.0 = if public.0 == server.1 { public.0 } else { server.1 };
@@ -73,7 +73,8 @@ impl DatagramFlow {
         Self {
             what,
             translated: !places.is_plain(),
-            long: places.long,
+            // What is never cut must fit the link.
+            long: places.long && what != What::Other(AH),
             ends,
             budget: dice.of(&[1, 2, 4, 8, 20, 50]),
             under_way: 0,

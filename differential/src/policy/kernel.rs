@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ADDRESSES, GATEWAYS, Matches, Nat, Policy, Rule, mac_text, stations};
+use super::{ADDRESSES, FRAGMENTS, GATEWAYS, Matches, Nat, Policy, Rule, mac_text, stations};
 use crate::frame::Side;
 
 impl Policy {
@@ -16,6 +16,8 @@ impl Policy {
             ("net.ipv4.icmp_echo_ignore_broadcasts", 1),
             // Fragments may come as late as they like: docs/LINUX.md says why.
             ("net.ipv4.ipfrag_max_dist", 0),
+            ("net.ipv4.ipfrag_high_thresh", 2 * FRAGMENTS),
+            ("net.netfilter.nf_conntrack_frag6_high_thresh", 2 * FRAGMENTS),
             ("net.ipv6.conf.all.forwarding", 1),
             ("net.ipv6.conf.all.accept_dad", 0),
             ("net.ipv6.conf.default.accept_dad", 0),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ADDRESSES, GATEWAYS, Matches, Nat, Policy, mac_text, stations};
+use super::{ADDRESSES, FRAGMENTS, GATEWAYS, Matches, Nat, Policy, mac_text, stations};
 use crate::frame::Side;
 
 impl Policy {
@@ -31,6 +31,7 @@ impl Policy {
                 _ = writeln!(s, "  - {{interface: {}, address: \"{a}\", mac: \"{mac}\"}}", side.name());
             }
         }
+        _ = writeln!(s, "defrag: {{memory: {FRAGMENTS}}}");
         s += "conntrack:\n";
         _ = writeln!(
             s,

@@ -9,12 +9,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane::api::launch::{HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{AddrSet, PolicySpec};
 
 use super::node::{Node, Value};
 use super::reader::Reader;
-use super::schema::{Control, Dataplane, Document, Metrics};
+use super::schema::{Control, Dataplane, Defrag, Document, Metrics};
 use super::{Config, ControlConfig, Interface};
 
 mod conntrack;
@@ -74,6 +74,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
     let (conntrack_max, conntrack) = conntrack::conntrack(document.conntrack, reader, &names);
     names.timeout_policies = conntrack.timeout_policies.iter().map(|(name, _)| name.clone()).collect();
     launch.conntrack_max = conntrack_max;
+    launch.defrag = defrag(document.defrag, reader);
     let rules = rules::Rules { reader, names: &names };
     let raw = document.raw.map(|node| rules.raw(node));
     let nat = document.nat.map(|node| rules.nat(node));
@@ -119,6 +120,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
         file_prefix: String::new(),
         interfaces: Vec::<InterfaceConfig>::new(),
         conntrack_max: 0,
+        defrag: DefragConfig::default(),
         mbufs: None,
         twins: true,
     };
@@ -172,6 +174,20 @@ fn workers<'y>(node: &'y Node, reader: &Reader<'y>) -> Vec<usize> {
         cpus.push(cpu);
     }
     cpus
+}
+
+/// `defrag`: the largest datagram in the most fragments must find room, and a gateway is no host's memory.
+fn defrag<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> DefragConfig {
+    let mut defrag = DefragConfig::default();
+    let Some(section) = node.map(|node| Defrag::read(node, reader)) else { return defrag };
+    if let Some(n) = section.memory.and_then(|node| reader.number(node, 1 << 20..=1_u64 << 30)) {
+        defrag.memory = usize::try_from(n).unwrap_or(defrag.memory);
+    }
+    let modes = [("reassemble", DefragMode::Reassemble), ("virtual", DefragMode::Virtual)];
+    if let Some(mode) = section.mode.and_then(|node| reader.choice(node, &modes, &[])) {
+        defrag.mode = mode;
+    }
+    defrag
 }
 
 fn metrics<'y>(node: &'y Node, reader: &Reader<'y>) -> Option<SocketAddr> {

@@ -1,0 +1,88 @@
+//! Virtual reassembly: the first fragment of a datagram is judged for all, the others follow as they come.
+//!
+//! Each goes to the home of the datagram's tuple by itself, behind the first: rings keep their order. The transport checksum is
+//! not verified, for most of what it covers is still to come. *Limits*: those of [`crate::defrag`].
+
+use super::{Worker, header};
+use crate::api::stats::{FragmentResult, HandoverCause};
+use crate::conntrack::signpost::WorkerId;
+use crate::defrag::QueueId;
+use crate::drop::DropReason;
+use crate::io::{Buf, Io};
+use crate::packet::Packet;
+use crate::path::{Outcome, Refusal};
+use crate::steer::Parcel;
+use crate::time::Nanos;
+
+impl<I: Io> Worker<I> {
+    /// The first fragment of datagram `q` is first in the train, and those behind it have waited for it.
+    pub(super) fn begin(&mut self, q: QueueId, now: Nanos) {
+        let Some(packet) = header::first(&self.train) else {
+            self.defrag.refused(q);
+            return self.lose_train(DropReason::FragmentHeader);
+        };
+        self.defrag.judged(q, &packet);
+        self.path.stats.fragments(FragmentResult::Virtual, self.train.len());
+        let home = self.path.home(&packet);
+        if !self.path.steer.is_alone() && home != self.path.steer.me() {
+            return self.hand_over_first(&packet, packet, home, HandoverCause::Fragment);
+        }
+        let mut judged = packet;
+        judged.hash = self.path.conntrack.prefetch_bucket(&judged.tuple);
+        match self.path.judge(&mut judged, now) {
+            Outcome::Forward(plan) => {
+                self.train.reverse(); // so that the first comes off first
+                if let Some(first) = self.train.pop() {
+                    if plan.helped {
+                        self.forward_helped(first.buf, &judged, plan, now);
+                    } else {
+                        self.forward(first.buf, &judged, &plan, now);
+                    }
+                }
+                while let Some(piece) = self.train.pop() {
+                    self.later(piece.buf, header::later(&packet, &piece.packet));
+                }
+                self.process(false, now);
+            }
+            Outcome::Drop(Refusal { reason, error }) => {
+                self.defrag.refused(q);
+                if let Some(error) = error {
+                    let train = std::mem::take(&mut self.train);
+                    if let Some(first) = train.first() {
+                        self.answer(first.buf.bytes(), &judged, error, now);
+                    }
+                    self.train = train;
+                }
+                self.lose_train(reason);
+            }
+            Outcome::Handover(to, cause) => {
+                let cause = judged.astray(cause, false);
+                self.hand_over_first(&packet, judged, to, cause);
+            }
+        }
+    }
+
+    /// A later fragment of a datagram whose first was judged: to its home with it, or into the batch.
+    pub(super) fn later(&mut self, buf: I::Buf, packet: Packet) {
+        let home = self.path.home(&packet);
+        if !self.path.steer.is_alone() && home != self.path.steer.me() {
+            self.hand_over(buf, packet, home, HandoverCause::Fragment);
+        } else {
+            self.enqueue(buf, packet);
+        }
+    }
+
+    /// Hands the first fragment over as `packet`, and those that waited for it as what follows `first`; all or none.
+    fn hand_over_first(&mut self, first: &Packet, packet: Packet, to: WorkerId, cause: HandoverCause) {
+        let count = self.train.len();
+        let parcels = self.train.drain(..).enumerate().map(|(n, piece)| Parcel {
+            packet: if n == 0 { packet } else { header::later(first, &piece.packet) },
+            buf: piece.buf,
+            follow: 0,
+        });
+        let sent = self.parcels.send_all(to, parcels);
+        for _ in 0..count {
+            if sent { self.path.stats.handover(cause) } else { self.path.stats.drop_packet(DropReason::HandoverFull) }
+        }
+    }
+}
