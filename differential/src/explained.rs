@@ -87,8 +87,8 @@ pub const EXPLAINED: &[Explained] = &[
         // Scenario fragments6_atomic.
         name: "IPv6 fragment that is all of its datagram, with the identification of others",
         is: |c, _| {
-            let fragment = c.ip().filter(|p| !p.src.is_ipv4()).and_then(|p| p.fragment);
-            fragment.is_some_and(|f| f.offset == 0 && !f.more) && c.reference.class.is_none()
+            let header = c.frame.get(ETH + 40..ETH + 48).filter(|_| c.frame[ETH + 6] == 44 && !c.is_ipv4());
+            header.is_some_and(|h| h[2] == 0 && h[3] & !6 == 0) && c.reference.class.is_none()
         },
     },
     Explained {

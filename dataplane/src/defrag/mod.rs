@@ -181,7 +181,13 @@ impl<B> Defrag<B> {
         }
         let (at, whole) = match shape.fit(e) {
             Fit::New(at) => (at, shape.is_whole_with(e)),
-            Fit::Duplicate => return lost(piece, train, DropReason::FragmentDuplicate),
+            Fit::Duplicate => {
+                // What it says of the length counts all the same, as with Linux.
+                if let Some(q) = q.and_then(|q| self.table.queue_mut(q)) {
+                    q.shape.note(e);
+                }
+                return lost(piece, train, DropReason::FragmentDuplicate);
+            }
             Fit::Overlap => {
                 self.end(q, train);
                 return lost(piece, train, DropReason::FragmentOverlap);

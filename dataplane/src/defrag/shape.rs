@@ -68,7 +68,7 @@ impl Shape {
         self.spans.last().map_or(0, |s| s.end).max(self.said)
     }
 
-    /// Remembers what an empty fragment, which agrees, says of the datagram's length.
+    /// Remembers what a fragment that agrees but adds nothing says of the datagram's length.
     pub(super) fn note(&mut self, e: Extent) {
         if e.more {
             self.said = self.said.max(e.end);

@@ -158,7 +158,7 @@ impl Model {
             Outcome::Whole(_) => true,
             Outcome::Lost(DropReason::FragmentOverlap | DropReason::FragmentCount, _) => true,
             Outcome::Lost(DropReason::FragmentInvalid, lost) => *lost > 1 || !v6 && !self.is_odd(f),
-            Outcome::Invalid(_) => self.is_odd(f) && !Self::is_cut(f, v6) && f.end() <= 65_535,
+            Outcome::Invalid(_) => self.is_odd(f) && !Self::is_cut(f, v6),
             Outcome::Goes(_) => self.is_whole(),
             Outcome::Lost(..) => false,
         };
@@ -189,7 +189,10 @@ impl Model {
     fn judge(&mut self, f: &Fragment, v6: bool, mode: Mode) -> Outcome {
         let lost = |reason, others: usize| Outcome::Lost(reason, others + 1);
         let beyond = f.end() > 65_535;
-        if v6 && (beyond || Self::is_cut(f, v6)) {
+        if v6 && beyond {
+            return lost(DropReason::FragmentInvalid, 0);
+        }
+        if Self::is_cut(f, v6) {
             return Outcome::Invalid(0);
         }
         if self.is_odd(f) {
@@ -214,6 +217,8 @@ impl Model {
         if there.iter().any(Option::is_some) {
             let one_piece = there.iter().all(|b| b.is_some_and(|(_, p)| Some(p) == there[0].map(|(_, p)| p)));
             return if one_piece {
+                // What it says of the length is believed.
+                self.total = if f.more { self.total } else { Some(f.end()) };
                 lost(DropReason::FragmentDuplicate, 0)
             } else {
                 lost(DropReason::FragmentOverlap, self.waiting)

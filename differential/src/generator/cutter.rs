@@ -163,7 +163,8 @@ fn spoil(pieces: &mut Vec<Piece>, head: Vec<u8>, v4: bool, dice: &mut Dice) {
             let odd = p.part.len().saturating_sub(dice.within(1..=7) as usize);
             p.part.truncate(odd);
         }
-        13 => (p.at, p.part) = (65_528 - dice.of(&[0, 8, 1392]), pattern(dice.of(&[7, 8, 200, 1400]))),
+        // Beyond what a datagram can be. IPv4: scenario fragments4_overlap; Linux waits with them.
+        13 if !v4 => (p.at, p.part) = (65_528 - dice.of(&[0, 8, 1392]), pattern(dice.of(&[7, 8, 200, 1400]))),
         14 => {
             // All of it in one.
             (p.at, p.part, p.more) = (0, pattern(whole.min(LARGEST)), false);
@@ -171,8 +172,9 @@ fn spoil(pieces: &mut Vec<Piece>, head: Vec<u8>, v4: bool, dice: &mut Dice) {
         _ => (p.at, p.more) = (whole.next_multiple_of(8), dice.percent(50)),
     }
     p.part.truncate(LARGEST);
-    if !v4 && p.at == 0 && !p.more {
-        return; // a datagram by itself: scenario fragments6_atomic
+    let by_itself = |p: &Piece| !v4 && p.at == 0 && (!p.more || p.part.is_empty());
+    if by_itself(&p) || pieces.iter().any(by_itself) {
+        return; // scenario fragments6_atomic
     }
     if p.at == 0 {
         // What looks into extension headers finds some.
@@ -183,9 +185,11 @@ fn spoil(pieces: &mut Vec<Piece>, head: Vec<u8>, v4: bool, dice: &mut Dice) {
         p.part.truncate(eights(p.part.len()).max(8));
         p.part.resize(8.max(p.part.len()), 0);
     }
-    if dice.percent(50) {
+    // An empty IPv6 fragment that comes first is remembered by Linux alone: docs/LINUX.md.
+    let first = usize::from(!v4 && p.part.is_empty());
+    if dice.percent(50) && n >= first {
         pieces[n] = p;
     } else {
-        pieces.insert(dice.below(pieces.len() + 1), p);
+        pieces.insert(first + dice.below(pieces.len() + 1 - first), p);
     }
 }
