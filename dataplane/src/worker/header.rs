@@ -48,6 +48,7 @@ pub(super) fn whole<B: Buf>(train: &Train<B>, verify: bool) -> Option<Packet> {
         packet.ip_len -= 8; // the datagram has no fragment header
     }
     packet.wire_len = largest;
+    packet.set_ct_zone(packet.tuple.ct_zone); // what it quotes is in its zone
     Some(packet)
 }
 
@@ -68,6 +69,7 @@ pub(super) fn first<B: Buf>(train: &Train<B>) -> Option<Packet> {
     if !packet.tuple.is_ipv4() {
         packet.ip_len = packet.ip_len.saturating_sub(8); // the datagram has no fragment header
     }
+    packet.set_ct_zone(packet.tuple.ct_zone);
     Some(packet)
 }
 
