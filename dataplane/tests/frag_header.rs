@@ -11,6 +11,7 @@ use common::pkt::*;
 use dataplane::api::DropReason;
 use dataplane::api::policy::*;
 use dataplane::conntrack::tuple::proto;
+use dataplane::defrag::{self, Mode};
 use dataplane::io::PortIdx;
 
 const HOST: &str = "10.0.0.2";
@@ -131,6 +132,22 @@ fn the_policy_judges_what_the_receiver_puts_together() {
             assert_eq!((lab.drop_count(reason) - before, lab.collect().len()), (3, 0));
         }
     });
+}
+
+#[test]
+fn an_error_in_fragments_is_in_the_zone_that_it_came_from() {
+    for mode in [Mode::Reassemble, Mode::Virtual] {
+        let setup = Setup { defrag: defrag::Setup { mode, ..defrag::Setup::default() }, ..Setup::default() };
+        let spec = PolicySpec { interface_ct_zones: vec![7, 7], ..masqueraded() };
+        everywhere_with(&setup, spec, |lab| {
+            let question = udp(HOST, 4000, SERVER, 53, &[7; 90]);
+            let out = lab.passes(LAN, &question, WAN);
+            lab.changed();
+            let error = icmp(ROUTER, GATEWAY, 3, 1, [0; 4], &out.ip);
+            passes(lab, WAN, &cut(&error, 1, &[64]), LAN).assert_quotes(&question);
+            lab.moved(&["class related reply +1"]);
+        });
+    }
 }
 
 #[test]

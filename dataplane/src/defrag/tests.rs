@@ -92,8 +92,11 @@ proptest! {
     #[test]
     fn whatever_comes_is_bounded_and_given_back(
         input in proptest::collection::vec((0u32..9, 0u32..300, 0u32..40, 1usize..64, any::<bool>()), 0..1500),
+        virtually in any::<bool>(),
     ) {
-        let mut d = defrag(MIB);
+        let mode = if virtually { Mode::Virtual } else { Mode::Reassemble };
+        let setup = Setup { memory: MIB, mode, ..Setup::default() };
+        let mut d = Defrag::new(&setup, ahash::RandomState::with_seeds(1, 2, 3, 4));
         let mut inside = 0;
         for (source, id, offset, len, more) in input {
             let mut train = Train::new();
@@ -104,7 +107,13 @@ proptest! {
             };
             d.insert(piece_from(src, id, offset * 8, len, more), Nanos(0), &mut train);
             inside = inside + 1 - train.len();
-            prop_assert!(d.memory() <= MIB && d.queues() <= inside);
+            train.clear();
+            if let Some(q) = d.begun(&mut train) {
+                prop_assert!(virtually && !train.is_empty());
+                inside -= train.len();
+                d.judged(q, &train[0].packet);
+            }
+            prop_assert!(d.memory() <= MIB && (virtually || d.queues() <= inside));
         }
         let mut train = Train::new();
         while d.expire(&Timeouts::default(), Nanos::from_secs(61), &mut train) {

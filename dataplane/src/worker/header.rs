@@ -26,7 +26,7 @@ pub(super) fn whole<B: Buf>(train: &Train<B>, verify: bool) -> Option<Packet> {
     let first = train.first()?;
     let mut rest: ArrayVec<&[u8], { TRAIN + 1 }> = train.iter().map(payload).collect();
     let total = rest.iter().map(|part| part.len()).sum::<usize>();
-    let mut copy = ArrayVec::new();
+    let copy;
     let head = if payload(first).len() >= HEAD {
         rest.remove(0)
     } else {
@@ -48,7 +48,7 @@ pub(super) fn whole<B: Buf>(train: &Train<B>, verify: bool) -> Option<Packet> {
         packet.ip_len -= 8; // the datagram has no fragment header
     }
     packet.wire_len = largest;
-    drop(copy);
+    packet.set_ct_zone(packet.tuple.ct_zone); // what it quotes is in its zone
     Some(packet)
 }
 
@@ -69,6 +69,7 @@ pub(super) fn first<B: Buf>(train: &Train<B>) -> Option<Packet> {
     if !packet.tuple.is_ipv4() {
         packet.ip_len = packet.ip_len.saturating_sub(8); // the datagram has no fragment header
     }
+    packet.set_ct_zone(packet.tuple.ct_zone);
     Some(packet)
 }
 
