@@ -79,6 +79,7 @@ fn seeds_go_as_the_kernel_had_them() {
     let mut failures = Vec::new();
     for path in files("recorded", ".rec.z") {
         let name = path.file_name().expect("a name").to_string_lossy().trim_end_matches(".rec.z").to_owned();
+        let generator = if name.starts_with("fragments") { Generator::fragmented } else { Generator::new };
         let mut numbers = name.split('-').skip(1).map(|n| n.parse::<u64>().expect("seed-SEED-PACKETS"));
         let (seed, packets) = (numbers.next().expect("a seed"), numbers.next().expect("packets"));
         let text = record::unpack(&std::fs::read(&path).expect("a file")).expect("a record");
@@ -86,7 +87,7 @@ fn seeds_go_as_the_kernel_had_them() {
         let subjects = Subjects { policy: &policy, workers: &[1, 2], seed }.make().expect("gateways");
         let mut reference = Recorded::new(&text);
         let mut run = Run::new(&policy, &mut reference, subjects);
-        match run.generate(&mut Generator::new(seed, &policy), packets) {
+        match run.generate(&mut generator(seed, &policy), packets) {
             Ok(()) => judge(&name, run.totals.differences, &run.reports, &mut failures),
             Err(e) => failures.push(format!("{name}: {e}")),
         }
