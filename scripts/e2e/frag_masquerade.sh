@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Datagrams in fragments through masquerade, both IP versions: pings, a file server's calls, a stream.
+#   lan 10.10.0.2, fd10:10::2 -- [masquerade] -- wan 203.0.113.10, 2001:db8:113::10
+# shellcheck source=scripts/e2e/_init.sh
+source "$(dirname "$0")/_init.sh"
+# shellcheck source=scripts/e2e/_frag.sh
+source "$(dirname "$0")/_frag.sh"
+
+config <<'YAML'
+interfaces:
+  lan: {device: "net_tap0,iface=dlan", zone: lan, addresses: [10.10.0.1/24, "fd10:10::1/64"]}
+  wan: {device: "net_tap1,iface=dwan", zone: wan, addresses: [203.0.113.1/24, "2001:db8:113::1/64"]}
+nat:
+  - {name: out, type: masquerade, from: lan, to: wan}
+policy:
+  default: drop
+  rules:
+    - {name: established, state: [established, related], action: accept}
+    - {name: out, from: lan, to: wan, state: new, action: accept}
+YAML
+start_lab
+
+# Who does not translate would not be answered.
+ip -n "$LAB-wan" route del default
+ip -n "$LAB-wan" -6 route del default
+large_pings lan 203.0.113.10 2001:db8:113::10
+rpc_server wan 2049 203.0.113.10 2001:db8:113::10
+rpc lan 203.0.113.10 2049
+rpc lan 2001:db8:113::10 2049
+large_stream lan wan 203.0.113.10
+large_stream lan wan 2001:db8:113::10
+assert_match "the stream" "$(ctl conntrack list -p udp -f ipv6)" 'src=2001:db8:113::10 dst=2001:db8:113::1 '
+fragments_fit
