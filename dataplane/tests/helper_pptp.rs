@@ -468,6 +468,26 @@ fn a_call_that_cannot_be_expected_waits() {
 }
 
 #[test]
+fn an_id_may_be_zero_and_other_gre_is_no_call() {
+    let mut spec = strict();
+    spec.rules.push(rule("any gre", Match { proto: vec![proto::GRE], ..Match::default() }, Action::Accept));
+    everywhere(spec, |lab| {
+        let mut talk = Talk::open(lab, &way("plain"), 4000);
+        assert_eq!(talk.call(lab, 0, 0x2222), 0);
+        lab.changed();
+        let plain = |src, dst| other(src, dst, proto::GRE, &[0x20, 0, 8, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
+        lab.passes(WAN, &plain(FAR, HOST), LAN);
+        lab.moved(&["class new original +1", "event new +1"]);
+        talk.passes(lab, Side::Server, 0, 0);
+        lab.moved(&["class related original +1", "event new +1"]);
+        talk.passes(lab, Side::Client, 0x2222, 0x2222);
+        lab.moved(&["class established reply +1", "event replied +1"]);
+        lab.passes(LAN, &plain(HOST, FAR), WAN);
+        lab.moved(&["class established reply +1", "event replied +1"]);
+    });
+}
+
+#[test]
 fn without_a_rule_and_over_ipv6_there_is_no_helper() {
     let mut spec = strict();
     spec.conntrack.helpers.clear();

@@ -18,6 +18,7 @@
 
 use super::Path;
 use super::helper::Help;
+use crate::api::policy::HelperKind;
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::Flags;
@@ -26,7 +27,7 @@ use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tcp::{ACK, RST, SYN};
 use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::drop::DropReason;
-use crate::helper::pptp::{Control, Effect, Found, Side};
+use crate::helper::pptp::{Control, Effect, Found, Message, Side};
 use crate::helper::seqadj::{ahead, before};
 use crate::packet::{Packet, TcpSegment};
 use crate::time::Nanos;
@@ -152,7 +153,7 @@ impl Path {
         found: Found,
         now: Nanos,
     ) -> Result<(), DropReason> {
-        let (Found::Begun(kind) | Found::Whole(crate::helper::pptp::Message { kind, .. })) = found;
+        let (Found::Begun(kind) | Found::Whole(Message { kind, .. })) = found;
         let replacement = who.port.and_then(|port| control.replacement(kind, who.opener, port));
         let effect = match found {
             // Its first bytes may leave before its last have come.
@@ -210,13 +211,12 @@ impl Path {
             return Ok(()); // another call's packets look the same
         }
         self.room_for_call()?;
-        let helper = crate::api::policy::HelperKind::Pptp;
         for (n, (key, direction, lacks)) in
             [(keys[0], Direction::Reply, original.sport), (keys[1], Direction::Original, reply.sport)]
                 .into_iter()
                 .enumerate()
         {
-            let e = Expectation::new(key, id, direction, helper, lacks, deadline);
+            let e = Expectation::new(key, id, direction, HelperKind::Pptp, lacks, deadline);
             let made = self.add_way(n, e, now);
             if made.is_err() {
                 self.forget_call(id, now);
