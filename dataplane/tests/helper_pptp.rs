@@ -168,6 +168,31 @@ fn a_second_call_at_the_same_time_is_not_expected() {
     });
 }
 
+/// The server answers a second request with the id that the first has got. Where ids are translated, it cannot know that the
+/// client's has changed.
+#[test]
+fn a_call_that_is_asked_for_again_by_another_id() {
+    on_every_way(|lab, way| {
+        let mut talk = Talk::open(lab, way, 4000);
+        let pns = talk.call(lab, 0x1111, 0x2222);
+        assert_eq!(talk.call(lab, 0x1112, 0x2222) == pns, is_translated(way));
+        if is_translated(way) {
+            assert_eq!(lab.expectations().len(), 2);
+            talk.passes(lab, Side::Server, pns, 0x1112);
+            talk.passes(lab, Side::Client, 0x2222, 0x2222);
+            // Once its connection is there, that stays.
+            talk.call(lab, 0x1113, 0x2222);
+            talk.passes(lab, Side::Server, pns, 0x1112);
+            talk.passes(lab, Side::Client, 0x2222, 0x2222);
+            lab.sound();
+        } else {
+            assert_eq!(lab.expectations(), []);
+            talk.refuses(lab, Side::Server, pns);
+            talk.refuses(lab, Side::Client, 0x2222);
+        }
+    });
+}
+
 #[test]
 fn clients_behind_one_address_may_choose_the_same_id() {
     everywhere(masqueraded(), |lab| {

@@ -193,20 +193,38 @@ impl Path {
         let Some(ways) = self.helpers.find(id).map(|h| h.ways) else { return Ok(()) };
         let deadline = now + self.policy.spec().conntrack.timeouts.expect_pptp;
         let known = [ways[0], ways[1]].map(|place| self.expectations.at(place?).map(Expectation::whole));
-        if known != [None, None] {
-            // Said again, or a second call while there is one.
-            self.keep_call(id);
-            if known == tuples.map(Some) {
+        let keys = tuples.map(|t| Tuple { sport: 0, ..t });
+        match known.map(|t| t.map(|t| Tuple { sport: 0, ..t })) {
+            [None, None] => {}
+            _ if known == tuples.map(Some) => {
+                // Said again.
+                self.keep_call(id);
                 self.room_for_call()?;
                 for place in ways.into_iter().take(2).flatten() {
                     self.expectations.renew(place, deadline);
                 }
                 self.stats.expectations.set(self.expectations.count() as u64);
+                return Ok(());
             }
-            return Ok(());
+            // The opener has chosen another id for the same call, of which only it knows. Where the call's connection is
+            // there, it goes on as it was.
+            [original, reply] if [original, reply] == keys.map(Some) => {
+                if known.into_iter().flatten().any(|t| self.conntrack.lookup(&t, now).is_some()) {
+                    return Ok(());
+                }
+                self.forget_call(id, now);
+            }
+            // Another call while there is one. Where both have the same id of the other side, neither is found any more.
+            [original, _] => {
+                if original == Some(keys[0]) {
+                    self.forget_call(id, now);
+                } else {
+                    self.keep_call(id);
+                }
+                return Ok(());
+            }
         }
         let [original, reply] = tuples;
-        let keys = tuples.map(|t| Tuple { sport: 0, ..t });
         if keys.iter().any(|key| self.is_way(key)) {
             return Ok(()); // another call's packets look the same
         }
