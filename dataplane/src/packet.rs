@@ -223,8 +223,11 @@ pub enum L4 {
     UdpLite,
     /// SCTP; 12 bytes of header are there.
     Sctp(SctpPacket),
-    /// GRE of any version.
-    Gre,
+    /// GRE of any version; `call`: of version 1, with a call id.
+    Gre {
+        /// Whether it has one; 0 is an id, too.
+        call: bool,
+    },
     /// ICMP or ICMPv6 query or answer with an identifier; 8 bytes of header are there.
     IcmpQuery,
     /// ICMP or ICMPv6 error; `None` where what it quotes cannot be known.

@@ -168,6 +168,31 @@ fn a_second_call_at_the_same_time_is_not_expected() {
     });
 }
 
+/// The server answers a second request with the id that the first has got. Where ids are translated, it cannot know that the
+/// client's has changed.
+#[test]
+fn a_call_that_is_asked_for_again_by_another_id() {
+    on_every_way(|lab, way| {
+        let mut talk = Talk::open(lab, way, 4000);
+        let pns = talk.call(lab, 0x1111, 0x2222);
+        assert_eq!(talk.call(lab, 0x1112, 0x2222) == pns, is_translated(way));
+        if is_translated(way) {
+            assert_eq!(lab.expectations().len(), 2);
+            talk.passes(lab, Side::Server, pns, 0x1112);
+            talk.passes(lab, Side::Client, 0x2222, 0x2222);
+            // Once its connection is there, that stays.
+            talk.call(lab, 0x1113, 0x2222);
+            talk.passes(lab, Side::Server, pns, 0x1112);
+            talk.passes(lab, Side::Client, 0x2222, 0x2222);
+            lab.sound();
+        } else {
+            assert_eq!(lab.expectations(), []);
+            talk.refuses(lab, Side::Server, pns);
+            talk.refuses(lab, Side::Client, 0x2222);
+        }
+    });
+}
+
 #[test]
 fn clients_behind_one_address_may_choose_the_same_id() {
     everywhere(masqueraded(), |lab| {
@@ -465,6 +490,26 @@ fn a_call_that_cannot_be_expected_waits() {
     assert_eq!(second.server(&mut lab, &call_reply(0x2223, pns, 1)), call_reply(0x2223, 0x1112, 1));
     second.passes(&mut lab, Side::Client, 0x2223, 0x2223);
     lab.sound();
+}
+
+#[test]
+fn an_id_may_be_zero_and_other_gre_is_no_call() {
+    let mut spec = strict();
+    spec.rules.push(rule("any gre", Match { proto: vec![proto::GRE], ..Match::default() }, Action::Accept));
+    everywhere(spec, |lab| {
+        let mut talk = Talk::open(lab, &way("plain"), 4000);
+        assert_eq!(talk.call(lab, 0, 0x2222), 0);
+        lab.changed();
+        let plain = |src, dst| other(src, dst, proto::GRE, &[0x20, 0, 8, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
+        lab.passes(WAN, &plain(FAR, HOST), LAN);
+        lab.moved(&["class new original +1", "event new +1"]);
+        talk.passes(lab, Side::Server, 0, 0);
+        lab.moved(&["class related original +1", "event new +1"]);
+        talk.passes(lab, Side::Client, 0x2222, 0x2222);
+        lab.moved(&["class established reply +1", "event replied +1"]);
+        lab.passes(LAN, &plain(HOST, FAR), WAN);
+        lab.moved(&["class established reply +1", "event replied +1"]);
+    });
 }
 
 #[test]

@@ -153,7 +153,7 @@ proptest! {
                 fresh.l4[..2].copy_from_slice(&to.sport.to_be_bytes());
                 fresh.l4[2..4].copy_from_slice(&to.dport.to_be_bytes());
             }
-            L4::Gre if to.dport != packet.tuple.dport => fresh.l4[6..8].copy_from_slice(&to.dport.to_be_bytes()),
+            L4::Gre { .. } if to.dport != packet.tuple.dport => fresh.l4[6..8].copy_from_slice(&to.dport.to_be_bytes()),
             L4::IcmpQuery => fresh.l4[4..6].copy_from_slice(&to.sport.to_be_bytes()),
             _ => {}
         }

@@ -100,7 +100,7 @@ pub fn begin(p: &Packet, spec: &ConntrackSpec, t: &Timeouts, now: Nanos) -> Resu
         }
         L4::Udp => Ok((L4State::Udp(UdpTrack::begin(now)), t.udp)),
         L4::UdpLite => Ok((L4State::Plain, t.udp)),
-        L4::Gre => Ok((L4State::Plain, t.gre)),
+        L4::Gre { .. } => Ok((L4State::Plain, t.gre)),
         L4::Sctp(packet) => {
             let track = SctpTrack::begin(&packet)?;
             Ok((L4State::Sctp(track), track.state().timeout(t)))
@@ -131,7 +131,7 @@ impl L4State {
             (L4::Udp, Self::Udp(track)) => track.step(c),
             (L4::UdpLite, _) => udp::step_lite(c),
             (L4::Sctp(packet), Self::Sctp(track)) => track.step(&packet, c),
-            (L4::Gre, _) => gre::step(c),
+            (L4::Gre { .. }, _) => gre::step(c),
             (L4::IcmpQuery, _) => Step::pass(if p.tuple.is_ipv4() { t.icmp } else { t.icmpv6 }),
             _ => Step::pass(t.generic),
         }
@@ -166,7 +166,7 @@ impl L4State {
             (Self::Tcp(track), _) => track.first_timeout(t),
             (Self::Sctp(track), _) => track.state().timeout(t),
             (_, L4::Udp | L4::UdpLite) => t.udp,
-            (_, L4::Gre) => t.gre,
+            (_, L4::Gre { .. }) => t.gre,
             (_, L4::IcmpQuery) if p.tuple.is_ipv4() => t.icmp,
             (_, L4::IcmpQuery) => t.icmpv6,
             _ => t.generic,

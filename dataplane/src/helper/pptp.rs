@@ -36,7 +36,7 @@ const CONTROL: u16 = 1;
 /// Result codes: the session, the call, the stop is granted.
 const GRANTED: u8 = 1;
 /// Changes of one direction that are remembered.
-pub const PATCHES: usize = 8;
+pub const PATCHES: usize = 32;
 /// Beyond this distance positions could not be told apart from such that lie ahead.
 const FAR: u32 = 1 << 30;
 

@@ -83,8 +83,8 @@ pub fn parse(b: &Payload<'_>) -> (L4, u16, u16) {
         proto::UDPLITE => udplite(b),
         proto::SCTP => sctp::parse(b),
         proto::GRE => match gre::parse(b.head) {
-            Gre::Plain => (L4::Gre, 0, 0),
-            Gre::Call(id) => (L4::Gre, 0, id),
+            Gre::Plain => (L4::Gre { call: false }, 0, 0),
+            Gre::Call(id) => (L4::Gre { call: true }, 0, id),
             Gre::NotPpp => invalid(DropReason::InvalidGre),
         },
         proto::ICMP if b.src.is_ipv4() => icmp::parse_v4(b),

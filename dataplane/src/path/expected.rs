@@ -130,7 +130,8 @@ impl Path {
     #[inline]
     pub(super) fn expectation_of(&self, t: &Tuple, now: Nanos) -> Option<u32> {
         let place = self.expectations.find(&key_of(t))?;
-        self.expectations.at(place).is_some_and(|e| e.waits() && e.deadline > now).then_some(place)
+        let is = |e: &Expectation| e.waits() && e.deadline > now && (e.helper != HelperKind::Pptp || e.whole() == *t);
+        self.expectations.at(place).is_some_and(is).then_some(place)
     }
 
     /// Uses an expectation up: it is not found any more. The other workers hear of it by [`Path::withdraw`], once they
@@ -216,11 +217,15 @@ impl Path {
     /// What this worker expects cannot be: another expects the same, or cannot keep it and would not know its packets.
     pub(super) fn expectation_refused(&mut self, key: &Tuple, now: Nanos) {
         if let Some(place) = self.expectations.find(key) {
-            self.stats.drop_packet(DropReason::ExpectClash);
             match self.expectations.at(place) {
-                Some(e) if e.helper == HelperKind::Pptp && e.key.sport == 0 => self.forget_call(e.master, now),
+                // Two calls that errors cannot tell apart: no error finds either.
+                Some(e) if e.helper == HelperKind::Pptp && e.key.sport != 0 => {
+                    return self.end_expectation(place, now);
+                }
+                Some(e) if e.helper == HelperKind::Pptp => self.forget_call(e.master, now),
                 _ => self.end_expectation(place, now),
             }
+            self.stats.drop_packet(DropReason::ExpectClash);
         }
     }
 

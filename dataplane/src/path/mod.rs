@@ -299,7 +299,7 @@ impl Path {
         if let L4::IcmpError(quoted) = p.kind {
             return self.error(p, quoted, from, now);
         }
-        let call = if p.kind == L4::Gre { self.call_of(&p.tuple, p.stale) } else { Call::None };
+        let call = if p.kind == (L4::Gre { call: true }) { self.call_of(&p.tuple, p.stale) } else { Call::None };
         match call {
             Call::None => {}
             Call::Here(whole) => (p.tuple, p.hash) = (whole, self.conntrack.hash(&whole)),

@@ -18,6 +18,7 @@
 
 use super::Path;
 use super::helper::Help;
+use crate::api::policy::HelperKind;
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::Flags;
@@ -26,7 +27,7 @@ use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tcp::{ACK, RST, SYN};
 use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::drop::DropReason;
-use crate::helper::pptp::{Control, Effect, Found, Side};
+use crate::helper::pptp::{Control, Effect, Found, Message, Side};
 use crate::helper::seqadj::{ahead, before};
 use crate::packet::{Packet, TcpSegment};
 use crate::time::Nanos;
@@ -152,7 +153,7 @@ impl Path {
         found: Found,
         now: Nanos,
     ) -> Result<(), DropReason> {
-        let (Found::Begun(kind) | Found::Whole(crate::helper::pptp::Message { kind, .. })) = found;
+        let (Found::Begun(kind) | Found::Whole(Message { kind, .. })) = found;
         let replacement = who.port.and_then(|port| control.replacement(kind, who.opener, port));
         let effect = match found {
             // Its first bytes may leave before its last have come.
@@ -192,31 +193,48 @@ impl Path {
         let Some(ways) = self.helpers.find(id).map(|h| h.ways) else { return Ok(()) };
         let deadline = now + self.policy.spec().conntrack.timeouts.expect_pptp;
         let known = [ways[0], ways[1]].map(|place| self.expectations.at(place?).map(Expectation::whole));
-        if known != [None, None] {
-            // Said again, or a second call while there is one.
-            self.keep_call(id);
-            if known == tuples.map(Some) {
+        let keys = tuples.map(|t| Tuple { sport: 0, ..t });
+        match known.map(|t| t.map(|t| Tuple { sport: 0, ..t })) {
+            [None, None] => {}
+            _ if known == tuples.map(Some) => {
+                // Said again.
+                self.keep_call(id);
                 self.room_for_call()?;
                 for place in ways.into_iter().take(2).flatten() {
                     self.expectations.renew(place, deadline);
                 }
                 self.stats.expectations.set(self.expectations.count() as u64);
+                return Ok(());
             }
-            return Ok(());
+            // The opener has chosen another id for the same call, of which only it knows. Where the call's connection is
+            // there, it goes on as it was.
+            [original, reply] if [original, reply] == keys.map(Some) => {
+                if known.into_iter().flatten().any(|t| self.conntrack.lookup(&t, now).is_some()) {
+                    return Ok(());
+                }
+                self.forget_call(id, now);
+            }
+            // Another call while there is one. Where both have the same id of the other side, neither is found any more.
+            [original, _] => {
+                if original == Some(keys[0]) {
+                    self.forget_call(id, now);
+                } else {
+                    self.keep_call(id);
+                }
+                return Ok(());
+            }
         }
         let [original, reply] = tuples;
-        let keys = tuples.map(|t| Tuple { sport: 0, ..t });
         if keys.iter().any(|key| self.is_way(key)) {
             return Ok(()); // another call's packets look the same
         }
         self.room_for_call()?;
-        let helper = crate::api::policy::HelperKind::Pptp;
         for (n, (key, direction, lacks)) in
             [(keys[0], Direction::Reply, original.sport), (keys[1], Direction::Original, reply.sport)]
                 .into_iter()
                 .enumerate()
         {
-            let e = Expectation::new(key, id, direction, helper, lacks, deadline);
+            let e = Expectation::new(key, id, direction, HelperKind::Pptp, lacks, deadline);
             let made = self.add_way(n, e, now);
             if made.is_err() {
                 self.forget_call(id, now);

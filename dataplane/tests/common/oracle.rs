@@ -108,7 +108,7 @@ fn promised(p: &Packet, bytes: &[u8]) {
             };
             assert!(room - quoted >= needed);
         }
-        L4::Gre => assert!(p.tuple.proto == proto::GRE && p.tuple.sport == 0),
+        L4::Gre { call } => assert!(p.tuple.proto == proto::GRE && p.tuple.sport == 0 && (call || p.tuple.dport == 0)),
         L4::Other | L4::Fragment | L4::Invalid(_) => {}
     }
 }
@@ -199,7 +199,8 @@ pub fn packet_of(frame: &[u8], verify: bool) -> Option<Packet> {
 /// were, and translating it back gives what it was. Says whether there was anything to translate.
 pub fn translates(frame: &[u8], input: &mut Input<'_>) -> bool {
     let Some(p) = packet_of(frame, false) else { return false };
-    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::Gre | L4::IcmpQuery | L4::Other) {
+    if !matches!(p.kind, L4::Tcp(_) | L4::Udp | L4::UdpLite | L4::Sctp(_) | L4::Gre { .. } | L4::IcmpQuery | L4::Other)
+    {
         return false; // INVALID is never translated, fragments as a whole, errors below
     }
     let to = target(&p.tuple, input);

@@ -179,7 +179,7 @@ pub struct NewConn {
     /// `ASSURED`, `SEEN_REPLY`; both with a comma.
     #[arg(short = 'u', long, value_delimiter = ',', ignore_case = true)]
     status: Vec<Fresh>,
-    /// The helper that watches it: `ftp`, `tftp`.
+    /// The helper that watches it: `ftp`, `tftp`, `pptp`.
     #[arg(long)]
     helper: Option<String>,
 }

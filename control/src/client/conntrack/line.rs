@@ -193,6 +193,9 @@ pub fn expectation(e: &Expectation) -> String {
         let bits = |port: u16| if port == 0 { 0 } else { u16::MAX };
         let _ = write!(out, "sport={} dport={} ", bits(sport), bits(dport));
     }
+    if e.tuple.srckey.is_some() {
+        out.push_str("srckey=0xffff dstkey=0xffff "); // a call has both
+    }
     let mut master = String::new();
     write_way(&mut master, &e.master, false, "", false);
     let _ = write!(out, "master-{} ", master.trim_end().replacen(" dst=", " master-dst=", 1));

@@ -186,6 +186,12 @@ fn expectations_are_those_of_conntrack() {
                   mask-dst=255.255.255.255 sport=0 dport=65535 master-src=192.0.2.10 master-dst=203.0.113.5 sport=1000 \
                   dport=21 class=0 helper=ftp";
     assert_eq!(expectation(&e), expect);
+    let call =
+        ExpectView { helper: HelperKind::Pptp, ..view(tuple(47, ["192.0.2.10", "203.0.113.5"], 0x1111, 0x2222)) };
+    let expect = "297 proto=47 src=192.0.2.10 dst=203.0.113.5 srckey=0x1111 dstkey=0x2222 mask-src=255.255.255.255 \
+                  mask-dst=255.255.255.255 srckey=0xffff dstkey=0xffff master-src=192.0.2.10 master-dst=203.0.113.5 \
+                  sport=1000 dport=21 class=0 helper=pptp";
+    assert_eq!(expectation(&Expectation::new(&call, 0)), expect);
     let any = Expectation::new(&view(tuple(6, ["::", "2001:db8::1"], 0, 5000)), 0);
     assert!(expectation(&any).contains(" mask-src=:: mask-dst=ffff:"), "{}", expectation(&any));
 }
