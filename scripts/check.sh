@@ -2,7 +2,7 @@
 # What CI runs and a developer runs: scripts/check.sh all, or one job, or several:
 #   fmt clippy doc seam shell   how the code looks
 #   unit dpdk                   unit, property and whole-worker tests; the DPDK smoke test
-#   fuzz                        each target of dataplane/fuzz for FUZZ_SECONDS (30)
+#   fuzz                        each target of dataplane/fuzz for FUZZ_SECONDS (15)
 #   build e2e                   the release build; scripts/e2e in fresh namespaces, or those named: check.sh e2e dnat snat
 #   deny                        licences and sources of dependencies; needs cargo-deny, not part of all
 # The last line is `N passed, N failed`, with every single test counted; logs of what failed are in target/check.
@@ -71,7 +71,7 @@ job_dpdk() { tests dpdk cargo test --locked -p sluice-dataplane --features dpdk 
 
 # libFuzzer on the stable toolchain: sanitizers and coverage are the compiler's unstable options.
 job_fuzz() {
-    local target seconds=${FUZZ_SECONDS:-30}
+    local target seconds=${FUZZ_SECONDS:-15}
     compgen -G 'dataplane/fuzz/fuzz_targets/*.rs' >/dev/null || return 0
     command -v cargo-fuzz >/dev/null || check fuzz-install cargo install cargo-fuzz --locked
     check fuzz-build fuzz build || return 0
