@@ -9,6 +9,44 @@ use dataplane::api::Tuple;
 use crate::api::wire::{self, Way};
 use crate::client::ClientError;
 
+/// What stands beside addresses in tuples.
+#[derive(Debug, Default, Args)]
+pub struct Ends {
+    /// Original source port.
+    #[arg(long, visible_alias = "orig-port-src")]
+    pub(super) sport: Option<u16>,
+    /// Original destination port.
+    #[arg(long, visible_alias = "orig-port-dst")]
+    pub(super) dport: Option<u16>,
+    /// Source port of the reply direction.
+    #[arg(long)]
+    pub(super) reply_port_src: Option<u16>,
+    /// Destination port of the reply direction.
+    #[arg(long)]
+    pub(super) reply_port_dst: Option<u16>,
+    /// ICMP or ICMPv6 type.
+    #[arg(long, visible_alias = "icmpv6-type")]
+    pub(super) icmp_type: Option<u8>,
+    /// ICMP or ICMPv6 code; 0 where left out.
+    #[arg(long, visible_alias = "icmpv6-code")]
+    pub(super) icmp_code: Option<u8>,
+    /// ICMP or ICMPv6 identifier.
+    #[arg(long, visible_alias = "icmpv6-id")]
+    pub(super) icmp_id: Option<u16>,
+    /// Source key of GRE.
+    #[arg(long, visible_alias = "orig-key-src", value_parser = key)]
+    pub(super) srckey: Option<u16>,
+    /// Destination key of GRE.
+    #[arg(long, visible_alias = "orig-key-dst", value_parser = key)]
+    pub(super) dstkey: Option<u16>,
+    /// Source key of GRE, reply direction.
+    #[arg(long, value_parser = key)]
+    pub(super) reply_key_src: Option<u16>,
+    /// Destination key of GRE, reply direction.
+    #[arg(long, value_parser = key)]
+    pub(super) reply_key_dst: Option<u16>,
+}
+
 /// One connection by its tuples.
 #[derive(Debug, Args)]
 pub struct Tuples {
@@ -27,39 +65,8 @@ pub struct Tuples {
     /// Destination of the reply direction.
     #[arg(short = 'q', long = "reply-dst")]
     reply_destination: Option<IpAddr>,
-    /// Original source port.
-    #[arg(long, visible_alias = "orig-port-src")]
-    sport: Option<u16>,
-    /// Original destination port.
-    #[arg(long, visible_alias = "orig-port-dst")]
-    dport: Option<u16>,
-    /// Source port of the reply direction.
-    #[arg(long)]
-    reply_port_src: Option<u16>,
-    /// Destination port of the reply direction.
-    #[arg(long)]
-    reply_port_dst: Option<u16>,
-    /// ICMP or ICMPv6 type.
-    #[arg(long, visible_alias = "icmpv6-type")]
-    icmp_type: Option<u8>,
-    /// ICMP or ICMPv6 code; 0 where left out.
-    #[arg(long, visible_alias = "icmpv6-code")]
-    icmp_code: Option<u8>,
-    /// ICMP or ICMPv6 identifier.
-    #[arg(long, visible_alias = "icmpv6-id")]
-    icmp_id: Option<u16>,
-    /// Source key of GRE.
-    #[arg(long, visible_alias = "orig-key-src", value_parser = key)]
-    srckey: Option<u16>,
-    /// Destination key of GRE.
-    #[arg(long, visible_alias = "orig-key-dst", value_parser = key)]
-    dstkey: Option<u16>,
-    /// Source key of GRE, reply direction.
-    #[arg(long, value_parser = key)]
-    reply_key_src: Option<u16>,
-    /// Destination key of GRE, reply direction.
-    #[arg(long, value_parser = key)]
-    reply_key_dst: Option<u16>,
+    #[command(flatten)]
+    ends: Ends,
     /// Conntrack zone; 0, which is the common one, where left out.
     #[arg(short = 'w', long, visible_alias = "orig-zone", default_value_t = 0)]
     zone: u16,
@@ -75,10 +82,10 @@ impl Tuples {
             (Some(_), Some(_), ..) => Ok(self.original()?.1),
             (None, None, Some(src), Some(dst)) => {
                 let way = Way {
-                    sport: self.reply_port_src,
-                    dport: self.reply_port_dst,
-                    srckey: self.reply_key_src,
-                    dstkey: self.reply_key_dst,
+                    sport: self.ends.reply_port_src,
+                    dport: self.ends.reply_port_dst,
+                    srckey: self.ends.reply_key_src,
+                    dstkey: self.ends.reply_key_dst,
                     zone: self.reply_zone.unwrap_or(self.zone),
                     ..self.way(src, dst)
                 };
@@ -96,10 +103,10 @@ impl Tuples {
         let reply = Way {
             src: self.reply_source.unwrap_or(plain.src),
             dst: self.reply_destination.unwrap_or(plain.dst),
-            sport: self.reply_port_src.or(plain.sport),
-            dport: self.reply_port_dst.or(plain.dport),
-            srckey: self.reply_key_src.or(plain.srckey),
-            dstkey: self.reply_key_dst.or(plain.dstkey),
+            sport: self.ends.reply_port_src.or(plain.sport),
+            dport: self.ends.reply_port_dst.or(plain.dport),
+            srckey: self.ends.reply_key_src.or(plain.srckey),
+            dstkey: self.ends.reply_key_dst.or(plain.dstkey),
             zone: self.reply_zone.unwrap_or(self.zone),
             ..plain
         };
@@ -112,10 +119,10 @@ impl Tuples {
             return Err(ClientError::Argument("--src and --dst are needed".into()));
         };
         let way = Way {
-            sport: self.sport,
-            dport: self.dport,
-            srckey: self.srckey,
-            dstkey: self.dstkey,
+            sport: self.ends.sport,
+            dport: self.ends.dport,
+            srckey: self.ends.srckey,
+            dstkey: self.ends.dstkey,
             ..self.way(src, dst)
         };
         Ok((way.tuple(self.proto).map_err(ClientError::Argument)?, way))
@@ -124,7 +131,7 @@ impl Tuples {
     /// What both directions have.
     fn way(&self, src: IpAddr, dst: IpAddr) -> Way {
         let nothing = Tuple { src, dst, proto: 0, sport: 0, dport: 0, ct_zone: self.zone };
-        let Self { icmp_type, icmp_code, icmp_id, .. } = *self;
+        let Ends { icmp_type, icmp_code, icmp_id, .. } = self.ends;
         Way { icmp_type, icmp_code, icmp_id, ..Way::new(&nothing) }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use super::args::{key, protocol};
+use super::args::{Ends, protocol};
 use crate::api::wire::{self, FilterSpec};
 use crate::client::ClientError;
 
@@ -36,39 +36,8 @@ pub struct Selection {
     /// Destination of the reply direction, address or prefix.
     #[arg(short = 'q', long = "reply-dst", value_parser = prefix)]
     reply_destination: Option<IpNet>,
-    /// Original source port.
-    #[arg(long, visible_alias = "orig-port-src")]
-    sport: Option<u16>,
-    /// Original destination port.
-    #[arg(long, visible_alias = "orig-port-dst")]
-    dport: Option<u16>,
-    /// Source port of the reply direction.
-    #[arg(long)]
-    reply_port_src: Option<u16>,
-    /// Destination port of the reply direction.
-    #[arg(long)]
-    reply_port_dst: Option<u16>,
-    /// ICMP or ICMPv6 type.
-    #[arg(long, visible_alias = "icmpv6-type")]
-    icmp_type: Option<u8>,
-    /// ICMP or ICMPv6 code.
-    #[arg(long, visible_alias = "icmpv6-code")]
-    icmp_code: Option<u8>,
-    /// ICMP or ICMPv6 identifier.
-    #[arg(long, visible_alias = "icmpv6-id")]
-    icmp_id: Option<u16>,
-    /// Source key of GRE.
-    #[arg(long, visible_alias = "orig-key-src", value_parser = key)]
-    srckey: Option<u16>,
-    /// Destination key of GRE.
-    #[arg(long, visible_alias = "orig-key-dst", value_parser = key)]
-    dstkey: Option<u16>,
-    /// Source key of GRE, reply direction.
-    #[arg(long, value_parser = key)]
-    reply_key_src: Option<u16>,
-    /// Destination key of GRE, reply direction.
-    #[arg(long, value_parser = key)]
-    reply_key_dst: Option<u16>,
+    #[command(flatten)]
+    ends: Ends,
     /// State of TCP or SCTP: `ESTABLISHED`, `SYN_SENT`, ...
     #[arg(long, value_parser = wire::state)]
     state: Option<&'static str>,
@@ -142,17 +111,17 @@ impl Selection {
             destination: masked(self.destination, self.mask_dst, "--mask-dst")?,
             reply_source: translated(self.reply_source, self.dst_nat, "--dst-nat")?,
             reply_destination: translated(self.reply_destination, self.src_nat, "--src-nat")?,
-            sport: self.sport,
-            dport: self.dport,
-            reply_sport: self.reply_port_src,
-            reply_dport: self.reply_port_dst,
-            icmp_type: self.icmp_type,
-            icmp_code: self.icmp_code,
-            icmp_id: self.icmp_id,
-            srckey: self.srckey,
-            dstkey: self.dstkey,
-            reply_srckey: self.reply_key_src,
-            reply_dstkey: self.reply_key_dst,
+            sport: self.ends.sport,
+            dport: self.ends.dport,
+            reply_sport: self.ends.reply_port_src,
+            reply_dport: self.ends.reply_port_dst,
+            icmp_type: self.ends.icmp_type,
+            icmp_code: self.ends.icmp_code,
+            icmp_id: self.ends.icmp_id,
+            srckey: self.ends.srckey,
+            dstkey: self.ends.dstkey,
+            reply_srckey: self.ends.reply_key_src,
+            reply_dstkey: self.ends.reply_key_dst,
             state: self.state.map(str::to_owned),
             mark: None,
             zone: self.zone,
