@@ -15,6 +15,7 @@
 //! per connection and direction of travel; reports to control at most [`REPORTS`] per burst.
 //! *Sources*: `linux/net/netfilter` (hooks and their order), `linux/net/ipv4/ip_forward.c`.
 
+mod error;
 mod expected;
 mod find;
 mod follow;
@@ -42,7 +43,7 @@ use crate::conntrack::conn::{Cached, Flags, Unconfirmed};
 use crate::conntrack::expect::{EXPECTATIONS, Expectation, Expectations};
 use crate::conntrack::limit::Limits;
 use crate::conntrack::signpost::{Signposts, WorkerId};
-use crate::conntrack::tuple::{Direction, Tuple, proto};
+use crate::conntrack::tuple::{Direction, Tuple};
 use crate::conntrack::{ConnId, Conntrack, Tracked};
 use crate::drop::DropReason;
 use crate::filter::{Policy, Query, Verdict};
@@ -55,7 +56,6 @@ use crate::nat;
 use crate::nat::ports::Random;
 use crate::nat::rewrite::ErrorTarget;
 use crate::packet::{CtState, L4, Packet, Quoted};
-use crate::parse::icmp;
 use crate::steer::{Note, Notes, Steer};
 use crate::time::Nanos;
 
@@ -531,52 +531,6 @@ impl Path {
         Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: u.helper.is_some() })
     }
 
-    /// An ICMP error: RELATED where it is about a connection, and translated as that is.
-    fn error(&mut self, p: &mut Packet, quoted: Option<Quoted>, from: ZoneId, now: Nanos) -> Outcome {
-        let Some(quoted) = quoted else { return self.invalid(p, from, DropReason::InvalidQuote, now) };
-        if quoted.tuple.src != p.tuple.dst {
-            return self.invalid(p, from, DropReason::InvalidErrorTarget, now);
-        }
-        let mut tuple = quoted.tuple.inverse();
-        if tuple.proto == proto::GRE && tuple.sport != 0 {
-            match self.call_of(&tuple, p.stale) {
-                Call::None => {}
-                Call::Here(whole) => tuple = whole,
-                Call::At(owner) => return Outcome::Handover(owner, HandoverCause::IcmpError),
-            }
-        }
-        let Some((id, direction)) = self.lookup(&tuple, self.conntrack.hash(&tuple), now) else {
-            return match self.owner_of_miss(&tuple, p, now) {
-                Some((owner, HandoverCause::Stale)) => Outcome::Handover(owner, HandoverCause::Stale),
-                Some((owner, _)) => Outcome::Handover(owner, HandoverCause::IcmpError),
-                None => self.invalid(p, from, DropReason::InvalidNoParent, now),
-            };
-        };
-        p.state = CtState::Related;
-        p.direction = direction;
-        p.conn = Some(id);
-        self.classify(p);
-        // The error goes the way of packets of `direction`; what it quotes went the other way.
-        let other = self.conntrack.tuple(id, direction.opposite());
-        let target = other.inverse();
-        let src = if target.src == tuple.src { p.tuple.src } else { target.src };
-        let to = ErrorTarget { src, dst: target.dst, quoted: other };
-        let rewrite = if self.conntrack.conn(id).flags.has(Flags::TRANSLATED) {
-            if icmp::is_redirect(&p.tuple) {
-                return DropReason::NatRedirect.into();
-            }
-            Rewrite::Error(quoted, to)
-        } else {
-            Rewrite::None
-        };
-        let seen = Tuple { dst: target.dst, ..p.tuple };
-        let mut outcome = self.uncached(p, &seen, rewrite, from, None, now);
-        if let Outcome::Forward(plan) = &mut outcome {
-            plan.helped = self.conntrack.conn(id).flags.has(Flags::ADJUSTED);
-        }
-        outcome
-    }
-
     /// An INVALID packet: counted, reported where that is wanted, and left to the policy.
     fn invalid(&mut self, p: &mut Packet, from: ZoneId, reason: DropReason, now: Nanos) -> Outcome {
         p.state = CtState::Invalid;
@@ -586,21 +540,6 @@ impl Path {
             self.reports.push(Event::InvalidLog { reason, interface: p.in_port.interface(), tuple: p.tuple });
         }
         self.stateless(p, from, Some(reason), now)
-    }
-
-    /// The source of an error that the gateway itself makes about a packet of a translated connection: the address that
-    /// stands for the other end, where that or its port is translated for whom the error is for. So has Linux, whose errors pass
-    /// through translation as any other (`nf_nat_icmp_reply_translation`).
-    pub fn translated_source_of_error(&self, p: &Packet) -> Option<IpAddr> {
-        if p.dnat {
-            return Some(p.tuple.dst);
-        }
-        let id = p.conn.filter(|&id| self.conntrack.conn(id).flags.has(Flags::TRANSLATED))?;
-        let stands = self.conntrack.tuple(id, p.direction).inverse();
-        let is = self.conntrack.tuple(id, p.direction.opposite());
-        // The identifier of an ICMP query is its source's.
-        let port = stands.sport != is.sport && (!stands.is_icmp() || p.direction == Direction::Reply);
-        (stands.src != is.src || port).then_some(stands.src)
     }
 
     /// A packet without a connection: INVALID (for `reason`) or UNTRACKED.
