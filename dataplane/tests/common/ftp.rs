@@ -2,12 +2,12 @@
 
 use dataplane::api::policy::*;
 use dataplane::conntrack::tuple::proto;
-use dataplane::io::PortIdx;
-use dataplane::packet::CtState;
 
 use super::lab::*;
 use super::pkt::*;
 use super::session::{Session, Side};
+pub use super::ways::Way;
+use super::ways::{both_ends, masquerading, only_control};
 
 pub const HOST: &str = "10.0.0.2";
 pub const INSIDE: &str = "10.0.0.9";
@@ -19,19 +19,11 @@ pub const GATEWAY6: &str = "2001:db8::1";
 
 /// Nothing but control connections may begin.
 pub fn strict() -> PolicySpec {
-    let mut p = policy();
-    let control =
-        Match { proto: vec![proto::TCP], dport: vec![21..=21], state: vec![CtState::New], ..Match::default() };
-    p.rules = vec![
-        rule("established", state(&[CtState::Established]), Action::Accept),
-        rule("related", state(&[CtState::Related]), Action::Accept),
-        rule("control", control, Action::Accept),
-    ];
-    helped(p, HelperKind::Ftp, 21)
+    only_control(HelperKind::Ftp, 21)
 }
 
 pub fn masqueraded() -> PolicySpec {
-    PolicySpec { nat: vec![masquerade()], ..strict() }
+    masquerading(strict())
 }
 
 /// Port 21 of the gateway leads to the server inside, by either IP version.
@@ -56,33 +48,20 @@ pub fn forwarded() -> PolicySpec {
 
 /// Both ends are translated: the server inside sees the gateway's inner address.
 pub fn both() -> PolicySpec {
-    let mut p = forwarded();
-    p.nat.push(NatRuleSpec { matches: from_to(WAN_ZONE, LAN_ZONE), ..masquerade() });
-    p
-}
-
-/// A way through the gateway: policy, client's and server's link, client, service as the client knows it.
-pub struct Way {
-    pub name: &'static str,
-    pub spec: PolicySpec,
-    pub links: (PortIdx, PortIdx),
-    pub client: &'static str,
-    pub service: &'static str,
+    both_ends(forwarded())
 }
 
 pub fn ways() -> Vec<Way> {
-    let out = |name, spec, client, service| Way { name, spec, links: (LAN, WAN), client, service };
-    let inn = |name, spec, client, service| Way { name, spec, links: (WAN, LAN), client, service };
     vec![
-        out("plain", strict(), HOST, FAR),
-        out("plain 6", strict(), HOST6, FAR6),
-        inn("plain inwards", strict(), FAR, INSIDE),
-        out("masqueraded", masqueraded(), HOST, FAR),
-        out("masqueraded 6", masqueraded(), HOST6, FAR6),
-        inn("forwarded", forwarded(), FAR, GATEWAY),
-        inn("forwarded 6", forwarded(), FAR6, GATEWAY6),
-        inn("both", both(), FAR, GATEWAY),
-        inn("both 6", both(), FAR6, GATEWAY6),
+        Way::out("plain", strict(), HOST, FAR),
+        Way::out("plain 6", strict(), HOST6, FAR6),
+        Way::inwards("plain inwards", strict(), FAR, INSIDE),
+        Way::out("masqueraded", masqueraded(), HOST, FAR),
+        Way::out("masqueraded 6", masqueraded(), HOST6, FAR6),
+        Way::inwards("forwarded", forwarded(), FAR, GATEWAY),
+        Way::inwards("forwarded 6", forwarded(), FAR6, GATEWAY6),
+        Way::inwards("both", both(), FAR, GATEWAY),
+        Way::inwards("both 6", both(), FAR6, GATEWAY6),
     ]
 }
 

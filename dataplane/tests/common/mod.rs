@@ -13,3 +13,4 @@ pub mod pptp;
 pub mod reassembly;
 pub mod session;
 pub mod talk;
+pub mod ways;

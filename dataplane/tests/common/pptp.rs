@@ -3,13 +3,13 @@
 use dataplane::api::DropReason;
 use dataplane::api::policy::*;
 use dataplane::conntrack::tuple::proto;
-use dataplane::io::PortIdx;
-use dataplane::packet::CtState;
 
 use super::ftp::{FAR, GATEWAY, HOST, INSIDE};
 use super::lab::*;
 use super::pkt::*;
 use super::session::{End, Session, Side};
+pub use super::ways::Way;
+use super::ways::{both_ends, masquerading, only_control};
 
 /// A message with its kind's length.
 pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
@@ -59,19 +59,11 @@ pub fn call_id(seen: &Seen) -> u16 {
 
 /// New connections to port 1723 pass, others only where they are RELATED.
 pub fn strict() -> PolicySpec {
-    let mut p = policy();
-    let control =
-        Match { proto: vec![proto::TCP], dport: vec![1723..=1723], state: vec![CtState::New], ..Match::default() };
-    p.rules = vec![
-        rule("established", state(&[CtState::Established]), Action::Accept),
-        rule("related", state(&[CtState::Related]), Action::Accept),
-        rule("control", control, Action::Accept),
-    ];
-    helped(p, HelperKind::Pptp, 1723)
+    only_control(HelperKind::Pptp, 1723)
 }
 
 pub fn masqueraded() -> PolicySpec {
-    PolicySpec { nat: vec![masquerade()], ..strict() }
+    masquerading(strict())
 }
 
 pub fn forwarded() -> PolicySpec {
@@ -83,29 +75,16 @@ pub fn forwarded() -> PolicySpec {
 
 /// Both translations at once.
 pub fn both() -> PolicySpec {
-    let mut p = forwarded();
-    p.nat.push(NatRuleSpec { matches: from_to(WAN_ZONE, LAN_ZONE), ..masquerade() });
-    p
-}
-
-/// A way through the gateway.
-pub struct Way {
-    pub name: &'static str,
-    pub spec: PolicySpec,
-    pub links: (PortIdx, PortIdx),
-    pub client: &'static str,
-    pub service: &'static str,
+    both_ends(forwarded())
 }
 
 pub fn ways() -> Vec<Way> {
-    let out = |name, spec, client, service| Way { name, spec, links: (LAN, WAN), client, service };
-    let inn = |name, spec, client, service| Way { name, spec, links: (WAN, LAN), client, service };
     vec![
-        out("plain", strict(), HOST, FAR),
-        inn("plain inwards", strict(), FAR, INSIDE),
-        out("masqueraded", masqueraded(), HOST, FAR),
-        inn("forwarded", forwarded(), FAR, GATEWAY),
-        inn("both", both(), FAR, GATEWAY),
+        Way::out("plain", strict(), HOST, FAR),
+        Way::inwards("plain inwards", strict(), FAR, INSIDE),
+        Way::out("masqueraded", masqueraded(), HOST, FAR),
+        Way::inwards("forwarded", forwarded(), FAR, GATEWAY),
+        Way::inwards("both", both(), FAR, GATEWAY),
     ]
 }
 
