@@ -21,6 +21,8 @@ mod list;
 mod shape;
 mod table;
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 
 use self::shape::{Extent, Fit, Shape};
@@ -157,24 +159,22 @@ impl<B> Defrag<B> {
         let Some(f) = packet.fragment else { return lost(piece, train, DropReason::FragmentInvalid) };
         let (e, tuple) = (extent(packet, &f), &packet.tuple);
         let proto = if tuple.is_ipv4() { tuple.proto } else { 0 };
-        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto, ct_zone: tuple.ct_zone };
+        let key = Key { src: tuple.src, dst: tuple.dst, id: f.id, proto, ct_zone: tuple.ct_zone, port: port(packet) };
         let q = self.table.find(&key);
         let shape = q.and_then(|q| self.table.queue(q)).map_or(&NOTHING, |q| &q.shape);
         match length(packet, e, shape) {
             Length::Right => {}
             Length::Empty => {
                 // An IPv6 one is dropped, but believed: `nf_ct_frag6_queue` looks at its length last.
-                if let Some(q) = q.and_then(|q| self.table.queue_mut(q)) {
-                    q.shape.note(e);
-                }
+                self.note(q, e);
                 return lost(piece, train, DropReason::FragmentInvalid);
             }
             Length::Wrong { ends } => {
-                self.end(q.filter(|_| ends), train);
+                self.spoil(q.filter(|_| ends), train);
                 return lost(piece, train, DropReason::FragmentInvalid);
             }
             Length::Invalid { ends } => {
-                self.end(q.filter(|_| ends), train);
+                self.spoil(q.filter(|_| ends), train);
                 train.push(piece);
                 return Arrived::Invalid;
             }
@@ -183,17 +183,15 @@ impl<B> Defrag<B> {
             Fit::New(at) => (at, shape.is_whole_with(e)),
             Fit::Duplicate => {
                 // What it says of the length counts all the same, as with Linux.
-                if let Some(q) = q.and_then(|q| self.table.queue_mut(q)) {
-                    q.shape.note(e);
-                }
+                self.note(q, e);
                 return lost(piece, train, DropReason::FragmentDuplicate);
             }
             Fit::Overlap => {
-                self.end(q, train);
+                self.spoil(q, train);
                 return lost(piece, train, DropReason::FragmentOverlap);
             }
             Fit::TooMany => {
-                self.end(q, train);
+                self.spoil(q, train);
                 return lost(piece, train, DropReason::FragmentCount);
             }
         };
@@ -239,15 +237,33 @@ impl<B> Defrag<B> {
         piece: Piece<B>,
         train: &mut Train<B>,
     ) -> Arrived {
-        if whole {
+        let judged = if let First::Judged(packet) = first { Some(packet) } else { None };
+        if whole && judged.is_some() {
             self.table.close(q, train);
         } else {
             self.table.place(q, at, e, None);
         }
         train.push(piece);
-        match first {
-            First::Judged(packet) => Arrived::Later(packet),
-            _ => Arrived::Lost(DropReason::FragmentFirst),
+        judged.map_or(Arrived::Lost(DropReason::FragmentFirst), Arrived::Later)
+    }
+
+    /// Believes what a fragment that is dropped says of its datagram's length. Not in virtual mode: what it says does not reach
+    /// the receiver, to whom nothing is whole without it.
+    fn note(&mut self, q: Option<u32>, e: Extent) {
+        if let Some(q) = q.filter(|&q| self.table.first(q).is_none())
+            && let Some(queue) = self.table.queue_mut(q)
+        {
+            queue.shape.note(e);
+        }
+    }
+
+    /// Ends a datagram that cannot be right. Where its first fragment has gone on, the rest must not (RFC 5722 section 4): it is
+    /// remembered until its time is over.
+    fn spoil(&mut self, q: Option<u32>, train: &mut Train<B>) {
+        let Some(q) = q else { return };
+        match self.table.first(q) {
+            Some(first @ (First::Judged(_) | First::Refused)) => *first = First::Refused,
+            _ => self.table.close(q, train),
         }
     }
 
@@ -304,6 +320,16 @@ impl<B> Defrag<B> {
 /// they belong to the payload.
 fn data(p: &Packet, f: &Fragment) -> usize {
     if p.tuple.is_ipv4() { usize::from(p.l4) } else { usize::from(p.l3) + f.header + ipv6::Link::FRAGMENT }
+}
+
+/// The port that a datagram's fragments must all come by, where that matters: what the kernel sends is no wire's, and
+/// link-local and multicast addresses mean something on one link alone. One more than its number, else 0.
+fn port(p: &Packet) -> u16 {
+    let on_link = match p.tuple.dst {
+        IpAddr::V6(a) => a.is_unicast_link_local() || a.is_multicast(),
+        IpAddr::V4(_) => false,
+    };
+    if p.in_port.is_twin() || on_link { p.in_port.0 + 1 } else { 0 }
 }
 
 fn extent(p: &Packet, f: &Fragment) -> Extent {

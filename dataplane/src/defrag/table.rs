@@ -1,6 +1,6 @@
 //! The incomplete datagrams of one worker: found by key, bounded in memory, given up in a fair order.
 //!
-//! Every datagram is in three lists by age: of its IP version (for its timeout), of its class, of its source.
+//! Every datagram is in three lists by age: of its IP version (for its timeout), of its class, of its source and class.
 //!
 //! *Memory* is what is really occupied: a waiting frame counts the whole buffer that it keeps from others, however few
 //! bytes are in it, a datagram what is written down of it. So giving one up always frees what the next fragment needs.
@@ -8,7 +8,7 @@
 //! *Fairness*, as in a segmented least-recently-used cache: a datagram of which one fragment has come is *on probation*,
 //! one that made progress is *protected*. At the mark the oldest on probation goes first, and a protected one only where
 //! there is none, or where they hold more than their part ([`PROTECTED`]). A flood of first fragments turns probation
-//! over and costs no datagram in progress. A source at its share ([`SHARE`]) loses its own oldest.
+//! over and costs no datagram in progress. A source at its share ([`SHARE`]) loses its own in the same order.
 //!
 //! *Life-cycle*: allocated at start. *Threads*: one worker. *Limits*: [`super::Setup::memory`]. Work per fragment is
 //! constant: nothing here walks a list. *Sources*: segmented LRU: Karedla, Love and Wherry (1994).
@@ -44,6 +44,8 @@ pub(super) struct Key {
     /// 0 for IPv6, whose fragments may name different ones (RFC 8200: only the first one's counts).
     pub(super) proto: u8,
     pub(super) ct_zone: u16,
+    /// By which port they must come; 0 where that does not matter.
+    pub(super) port: u16,
 }
 
 /// How far a datagram has come.
@@ -79,7 +81,8 @@ pub(super) struct Queue {
 
 #[derive(Clone, Copy, Debug)]
 struct Source {
-    list: List,
+    /// By class.
+    lists: [List; 2],
     used: usize,
 }
 
@@ -131,7 +134,7 @@ impl<B> Table<B> {
             free_frames: numbers(frames),
             families: [List::EMPTY; 2],
             classes: [List::EMPTY; 2],
-            sources: vec![Source { list: List::EMPTY, used: 0 }; SOURCES],
+            sources: vec![Source { lists: [List::EMPTY; 2], used: 0 }; SOURCES],
             live: 0,
             used: 0,
             protected: 0,
@@ -189,7 +192,7 @@ impl<B> Table<B> {
         self.families[family(&key)].append(&mut self.links, FAMILY, q);
         self.classes[Class::Probation as usize].append(&mut self.links, CLASS, q);
         if let Some(source) = self.sources.get_mut(source) {
-            source.list.append(&mut self.links, SOURCE, q);
+            source.lists[Class::Probation as usize].append(&mut self.links, SOURCE, q);
         }
         self.live += 1;
         self.charge(source, Class::Probation, self.queue_cost);
@@ -205,7 +208,7 @@ impl<B> Table<B> {
         self.families[family(&queue.key)].remove(&mut self.links, FAMILY, q);
         self.classes[queue.class as usize].remove(&mut self.links, CLASS, q);
         if let Some(source) = self.sources.get_mut(queue.source) {
-            source.list.remove(&mut self.links, SOURCE, q);
+            source.lists[queue.class as usize].remove(&mut self.links, SOURCE, q);
         }
         self.live -= 1;
         self.release(queue.source, queue.class, cost);
@@ -264,6 +267,10 @@ impl<B> Table<B> {
         self.protected += self.queue_cost + queue.frames * self.frame_cost;
         self.classes[Class::Probation as usize].remove(&mut self.links, CLASS, q);
         self.classes[Class::Protected as usize].append(&mut self.links, CLASS, q);
+        if let Some(Source { lists: [probation, protected], .. }) = self.sources.get_mut(queue.source) {
+            probation.remove(&mut self.links, SOURCE, q);
+            protected.append(&mut self.links, SOURCE, q);
+        }
     }
 
     /// Makes room for a frame from `src`, of datagram `own` or a new one. What has to go comes into `train`, with the reason.
@@ -281,7 +288,9 @@ impl<B> Table<B> {
         let mut given_up = None;
         // Each turn frees a datagram, and one with a frame frees enough: a bounded number of turns.
         while let Some(s) = self.sources.get(source).filter(|s| s.used + needed > self.share) {
-            let Some(oldest) = s.list.oldest() else { return Err(DropReason::FragmentShare) };
+            let [probation, protected] = &s.lists;
+            let oldest = probation.oldest().or_else(|| protected.oldest());
+            let Some(oldest) = oldest else { return Err(DropReason::FragmentShare) };
             self.close(oldest, train);
             if own == Some(oldest) {
                 return Err(DropReason::FragmentShare);

@@ -85,6 +85,32 @@ pub fn decrement_ttl(b: &mut [u8], l3: usize) {
     }
 }
 
+/// Gives a packet this TTL or hop limit.
+pub fn set_ttl(b: &mut [u8], l3: usize, ttl: u8) {
+    if b[l3] >> 4 == 4 {
+        let old = be16(b, l3 + 8);
+        b[l3 + 8] = ttl;
+        let sum = Delta::default().replace16(old, be16(b, l3 + 8)).apply(be16(b, l3 + 10));
+        put16(b, l3 + 10, sum);
+    } else {
+        b[l3 + 7] = ttl;
+    }
+}
+
+/// Has a fragment say that it is its datagram's last. `header` is where the fragment header of an IPv6 one lies, from the
+/// network header.
+pub fn end_fragment(b: &mut [u8], l3: usize, header: usize) {
+    if b[l3] >> 4 == 4 {
+        let old = be16(b, l3 + 6);
+        let new = old & !0x2000;
+        put16(b, l3 + 6, new);
+        let sum = Delta::default().replace16(old, new).apply(be16(b, l3 + 10));
+        put16(b, l3 + 10, sum);
+    } else if let Some(flags) = b.get_mut(l3 + header + 3) {
+        *flags &= !1;
+    }
+}
+
 #[inline]
 pub(super) fn put16(b: &mut [u8], at: usize, v: u16) {
     b[at..at + 2].copy_from_slice(&v.to_be_bytes());

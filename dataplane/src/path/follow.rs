@@ -24,6 +24,9 @@ impl Path {
                 None => DropReason::FragmentFirst.into(),
             };
         };
+        if self.conntrack.conn(id).judged != self.policy_epoch && !self.judge_again(p, id, now) {
+            return DropReason::PolicyReload.into();
+        }
         let conn = self.conntrack.conn_mut(id);
         let bytes = &mut conn.bytes[direction.index()];
         *bytes = bytes.wrapping_add(u64::from(p.ip_len));

@@ -9,7 +9,7 @@ use crate::conntrack::signpost::WorkerId;
 use crate::defrag::QueueId;
 use crate::drop::DropReason;
 use crate::io::{Buf, Io};
-use crate::packet::Packet;
+use crate::packet::{L4, Packet};
 use crate::path::{Outcome, Refusal};
 use crate::steer::Parcel;
 use crate::time::Nanos;
@@ -21,6 +21,10 @@ impl<I: Io> Worker<I> {
             self.defrag.refused(q);
             return self.lose_train(DropReason::FragmentHeader);
         };
+        if packet.kind == L4::NeighbourDiscovery && header::is_discovery(&packet) {
+            self.defrag.refused(q);
+            return self.lose_train(DropReason::FragmentInvalid);
+        }
         self.defrag.judged(q, &packet);
         self.path.stats.fragments(FragmentResult::Virtual, self.train.len());
         let home = self.path.home(&packet);

@@ -14,6 +14,7 @@ use super::Worker;
 use crate::conntrack::tuple::proto;
 use crate::defrag::{Piece, TRAIN, Train};
 use crate::io::{Buf, Io};
+use crate::nat::rewrite;
 use crate::packet::{L4, Packet};
 use crate::parse::{be16, icmp, l4};
 use crate::path::{Plan, Rewrite};
@@ -48,8 +49,23 @@ pub(super) fn whole<B: Buf>(train: &Train<B>, verify: bool) -> Option<Packet> {
         packet.ip_len -= 8; // the datagram has no fragment header
     }
     packet.wire_len = largest;
+    packet.group = train.iter().any(|p| p.packet.group);
     packet.set_ct_zone(packet.tuple.ct_zone); // what it quotes is in its zone
     Some(packet)
+}
+
+/// Whether a datagram that came with a fragment header is neighbour discovery or a redirect. Nobody may send them so, and
+/// their receiver has to ignore them (RFC 6980 section 5): the kernel, which would, does not see the header any more.
+pub(super) fn is_discovery(p: &Packet) -> bool {
+    p.tuple.proto == proto::ICMPV6 && !p.tuple.is_ipv4() && matches!(p.tuple.icmp_type(), 133..=137)
+}
+
+/// Has the last fragment of a whole datagram say that none follows, where only one said so that was dropped.
+pub(super) fn end<B: Buf>(train: &mut Train<B>) {
+    let Some(Piece { buf, packet }) = train.last_mut() else { return };
+    let Some(f) = packet.fragment.as_mut().filter(|f| f.more) else { return };
+    f.more = false;
+    rewrite::end_fragment(buf.bytes_mut(), usize::from(packet.l3), f.header);
 }
 
 /// What the first fragment, which stands at the head of the train, says of its datagram before all of it is there. `None`

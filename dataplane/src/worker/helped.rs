@@ -93,8 +93,9 @@ impl<I: Io> Worker<I> {
                 s.flags = if n == last { whole.flags } else { whole.flags & !FIN };
             }
             path.help(&part, window, payload, now)?;
-            if let L4::Tcp(s) = &mut part.kind {
-                s.seq = s.seq.wrapping_add(u32::try_from(payload.len()).unwrap_or(0));
+            match &mut part.kind {
+                L4::Tcp(s) => s.seq = s.seq.wrapping_add(u32::try_from(payload.len()).unwrap_or(0)),
+                _ => break, // a datagram says at its beginning what it is
             }
         }
         Ok(())

@@ -215,6 +215,7 @@ impl<I: Io> Worker<I> {
             buf
         };
         let mut parsed = parse::frame(buf.bytes(), receiver, buf.rx_checksum());
+        let is_atomic = matches!(parsed, Ok(Parsed::Atomic { .. }));
         if let Ok(Parsed::Atomic { l3, atomic }) = parsed {
             ipv6::take_out_fragment(buf.bytes_mut(), l3, atomic);
             parsed = if buf.shrink_front(8) {
@@ -225,6 +226,9 @@ impl<I: Io> Worker<I> {
         }
         let packet = match parsed {
             Ok(Parsed::Ip(mut packet)) => {
+                if is_atomic && header::is_discovery(&packet) {
+                    packet.kind = L4::Invalid(DropReason::FragmentInvalid);
+                }
                 let zone = self.path.policy.ct_zone_of(receiver.port);
                 if zone != 0 {
                     packet.set_ct_zone(zone);
@@ -371,7 +375,7 @@ impl<I: Io> Worker<I> {
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
             match self.path.judge(packet, now) {
                 Outcome::Forward(plan) if packet.later => {
-                    self.forward_later(buf, usize::from(packet.l3), &packet.tuple, &plan, now);
+                    self.forward_later(buf, usize::from(packet.l3), packet, &plan, now);
                 }
                 Outcome::Forward(plan) if plan.helped => self.forward_helped(buf, packet, plan, now),
                 Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),

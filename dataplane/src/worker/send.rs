@@ -2,7 +2,6 @@
 
 use super::Worker;
 use super::neighbour::{HELD_FOR, Held};
-use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
 use crate::forward::fragment;
 use crate::forward::icmp_error::IcmpError;
@@ -40,16 +39,18 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Rewrites a later fragment of a datagram with tuple `whole` and sends it.
-    pub(super) fn forward_later(&mut self, mut buf: I::Buf, l3: usize, whole: &Tuple, plan: &Plan, now: Nanos) {
+    /// Rewrites a later fragment of the datagram `whole` and sends it. It lives as long as that: `ip_do_fragment` gives all the
+    /// same TTL.
+    pub(super) fn forward_later(&mut self, mut buf: I::Buf, l3: usize, whole: &Packet, plan: &Plan, now: Nanos) {
         let to = match &plan.rewrite {
             Rewrite::None => None,
             Rewrite::Tuple(to) => Some((to.src, to.dst)),
             Rewrite::Error(_, to) => Some((to.src, to.dst)),
         };
         if let Some((src, dst)) = to {
-            rewrite::translate_addresses(buf.bytes_mut(), l3, whole, src, dst);
+            rewrite::translate_addresses(buf.bytes_mut(), l3, &whole.tuple, src, dst);
         }
+        rewrite::set_ttl(buf.bytes_mut(), l3, whole.ttl);
         self.dispatch(buf, l3, plan, None, now);
     }
 

@@ -56,7 +56,7 @@ impl<I: Io> Worker<I> {
         let verify = self.path.policy.spec().conntrack.checksum;
         let (kind, sport, dport) = header::parse(packet, payload, verify);
         let first = packet.fragment.is_some_and(|f| f.offset == 0);
-        if !first || matches!(kind, L4::Invalid(_)) {
+        if !first || matches!(kind, L4::Invalid(_) | L4::NeighbourDiscovery) {
             packet.kind = L4::Invalid(DropReason::FragmentInvalid);
         } else {
             packet.kind = kind;
@@ -98,7 +98,11 @@ impl<I: Io> Worker<I> {
     /// The datagram in the train is whole: to its home with it, or judge it here.
     fn whole(&mut self, now: Nanos) {
         let verify = self.path.policy.spec().conntrack.checksum;
+        header::end(&mut self.train);
         let Some(packet) = header::whole(&self.train, verify) else { return };
+        if packet.kind == L4::NeighbourDiscovery && header::is_discovery(&packet) {
+            return self.lose_train(DropReason::FragmentInvalid);
+        }
         let home = self.path.home(&packet);
         if self.path.steer.is_alone() || home == self.path.steer.me() {
             self.judge_train(packet, false, now);
@@ -156,7 +160,7 @@ impl<I: Io> Worker<I> {
         }
         while let Some(piece) = self.train.pop() {
             let l3 = usize::from(piece.packet.l3);
-            self.forward_later(piece.buf, l3, &packet.tuple, plan, now);
+            self.forward_later(piece.buf, l3, packet, plan, now);
         }
     }
 

@@ -147,6 +147,8 @@ struct Model {
     extra: usize,
     /// Virtual mode: the first has gone on.
     gone: bool,
+    /// Virtual mode: it had gone on when something came that cannot be.
+    refused: bool,
 }
 
 impl Model {
@@ -162,7 +164,9 @@ impl Model {
             Outcome::Goes(_) => self.is_whole(),
             Outcome::Lost(..) => false,
         };
-        if ends {
+        if ends && self.gone && !matches!(outcome, Outcome::Goes(_)) {
+            self.refused = true;
+        } else if ends {
             *self = Self::default();
         }
         outcome
@@ -206,9 +210,10 @@ impl Model {
         }
         if f.data.is_empty() {
             // Of IPv6 it is believed.
-            if v6 && self.fragments > 0 && f.more {
+            let believed = v6 && self.fragments > 0 && mode == Mode::Reassemble;
+            if believed && f.more {
                 self.said = self.said.max(f.end());
-            } else if v6 && self.fragments > 0 {
+            } else if believed {
                 self.total = Some(f.end());
             }
             return lost(DropReason::FragmentInvalid, if v6 { 0 } else { self.waiting });
@@ -218,7 +223,9 @@ impl Model {
             let one_piece = there.iter().all(|b| b.is_some_and(|(_, p)| Some(p) == there[0].map(|(_, p)| p)));
             return if one_piece {
                 // What it says of the length is believed.
-                self.total = if f.more { self.total } else { Some(f.end()) };
+                if !f.more && mode == Mode::Reassemble {
+                    self.total = Some(f.end());
+                }
                 lost(DropReason::FragmentDuplicate, 0)
             } else {
                 lost(DropReason::FragmentOverlap, self.waiting)
@@ -236,6 +243,10 @@ impl Model {
             self.bytes[f.start + n] = Some((*b, piece));
         }
         self.fragments += 1;
+        if self.refused {
+            self.total = if f.more { self.total } else { Some(f.end()) };
+            return lost(DropReason::FragmentFirst, 0);
+        }
         self.waiting += 1;
         if f.start == 0 {
             self.extra = if v6 { f.extra } else { 20 + f.extra };
