@@ -90,6 +90,30 @@ fn a_command_typed_one_byte_at_a_time_is_complete_in_the_end() {
     }
 }
 
+/// More digits than any argument has, in pieces cut anywhere.
+#[test]
+fn an_argument_without_end_is_let_go() {
+    everywhere(both(), |lab| {
+        for (line, cuts) in [
+            (format!("227 {}\r\n", "1".repeat(150)), vec![5, 68, 69, 132]),
+            (format!("227 1{}\r\n", "1".repeat(63)), vec![5]),
+            (format!("227 1{}\r\n", "1".repeat(63)), vec![5, 68]),
+            (format!("229 {}\r\n", "(".repeat(150)), vec![5, 68, 69]),
+            (format!("227 {}1,1)\r\n", "1,".repeat(70)), vec![6, 60, 67, 70]),
+        ] {
+            let mut s = Session::login(lab, WAN, (FAR, 4000), LAN, (GATEWAY, 21));
+            let mut from = 0;
+            for to in cuts.into_iter().chain([line.len()]) {
+                s.says(lab, Side::Server, &line[from..to]);
+                from = to;
+            }
+            assert!(s.client.text().ends_with(&line), "{:?}", s.client.text());
+            s.in_step(lab);
+            lab.flush(Default::default());
+        }
+    });
+}
+
 /// Its bytes have been acknowledged on the server's behalf, so they must reach it: as they are where they announce nothing.
 #[test]
 fn what_turns_out_to_be_no_command_is_let_go_unchanged() {

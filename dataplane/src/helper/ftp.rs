@@ -145,7 +145,10 @@ impl Parser {
         // A reply's text may hold numbers and brackets of its own in front.
         let again = announcement.is_none() && matches!(form, Form::Pasv | Form::Epsv);
         self.at = if again { At::Before(form) } else { At::Rest };
-        self.outside(b);
+        // The byte that found no room has ended this argument: it does not begin the next one, too.
+        if !self.argument.is_full() || b == b'\n' {
+            self.outside(b);
+        }
         Some(Ended { text, announcement })
     }
 

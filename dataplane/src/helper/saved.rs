@@ -8,7 +8,7 @@
 //! *Limits*: as many edits as a stream has; what no stream can be is refused.
 
 use super::ftp::{Line, Parser};
-use super::seqadj::{Parts, Stream};
+use super::seqadj::{Parts, Stream, before};
 use super::{FtpSide, Helped};
 
 /// One direction.
@@ -39,6 +39,19 @@ impl SavedSide {
         }
         side.stream = Stream::of(self.stream.clone())?;
         (side.next, side.window) = (self.next, self.window);
+        if let Some(last) = self.stream.edits.last() {
+            // What was changed has been read, and an argument that has begun is the open change or comes behind all.
+            let next = self.next?;
+            let begun = u32::try_from(side.parser.unfinished()).ok()?;
+            let fits = if self.stream.open {
+                begun == last.old && next == last.end()
+            } else {
+                !before(next.wrapping_sub(begun), last.end())
+            };
+            if !fits {
+                return None;
+            }
+        }
         Some(side)
     }
 }
@@ -121,6 +134,33 @@ mod tests {
             of(&[edit(5, 3, "abc"), edit(5 + (1 << 30) + 1, 3, "abc")], false),
         ] {
             assert_eq!(bad, None);
+        }
+    }
+
+    #[test]
+    fn changes_that_lie_ahead_or_across_a_begun_argument_are_refused() {
+        let side = |next: Option<u32>, line: &str, edits: &[Edit], open| {
+            let line = Some(line.bytes().collect());
+            let stream = Parts { offset: 0, edits: edits.iter().cloned().collect(), open, acked: None };
+            SavedSide { next, line, window: None, stream }.side(false).is_some()
+        };
+        assert!(side(Some(1000), "", &[edit(900, 64, "")], false));
+        assert!(
+            side(Some(1000), "PORT 10,0", &[edit(940, 56, "x")], false),
+            "the argument begins where the change ends"
+        );
+        assert!(side(Some(1000), "PORT 10,0", &[edit(996, 4, "")], true));
+        for (next, line, edits, open) in [
+            (Some(1000), "", edit(1010, 64, ""), false),
+            (Some(1000), "", edit(990, 11, "x"), false),
+            (None, "", edit(900, 64, ""), false),
+            (Some(1000), "PORT 10,0", edit(996, 4, "x"), false),
+            (Some(1000), "PORT 10,0", edit(990, 7, "x"), false),
+            (Some(1000), "PORT 10,0", edit(995, 4, ""), true),
+            (Some(1000), "PORT 10,0", edit(997, 3, ""), true),
+            (Some(1000), "", edit(996, 4, ""), true),
+        ] {
+            assert!(!side(next, line, std::slice::from_ref(&edits), open), "{next:?} {line} {edits:?} {open}");
         }
     }
 }

@@ -71,7 +71,7 @@ pub struct Parts {
 }
 
 impl Edit {
-    const fn end(&self) -> u32 {
+    pub(super) const fn end(&self) -> u32 {
         self.at.wrapping_add(self.old)
     }
 
@@ -183,6 +183,10 @@ impl Stream {
     /// # Errors
     /// [`Full`], and nothing changed.
     pub fn replace(&mut self, at: u32, old: u32, text: Text) -> Result<(), Full> {
+        if self.0.edits.last().is_some_and(|last| before(at, last.end())) {
+            debug_assert!(false, "edits follow each other");
+            return Err(Full);
+        }
         if self.0.edits.is_full() {
             let first = self.0.edits.first().ok_or(Full)?;
             if self.0.acked.is_none_or(|acked| before(acked, first.end())) {

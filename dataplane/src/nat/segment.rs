@@ -51,9 +51,9 @@ pub fn adjust<B: Buf>(buf: &mut B, p: &Packet, own: &Stream, other: &Stream, spl
     let mut end_now = end;
     for s in splices.iter().rev() {
         let at = l4 + header + s.at;
-        if at + s.old > end {
-            debug_assert!(false, "a splice beyond the segment");
-            continue;
+        if at + s.old > end_now {
+            debug_assert!(false, "a splice beyond the segment, or across the next");
+            return false;
         }
         let len = end_now + s.text.len() - s.old;
         if len > end_now && !buf.resize(len) {
