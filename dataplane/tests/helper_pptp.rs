@@ -137,6 +137,22 @@ fn a_call_ends_with_its_control_connection() {
     });
 }
 
+/// Whatever ids were said since.
+#[test]
+fn a_call_ends_with_its_control_connection_though_another_was_asked_for() {
+    on_every_way(|lab, way| {
+        let mut talk = Talk::open(lab, way, 4000);
+        let pns = talk.call(lab, 0x1111, 0x2222);
+        talk.passes(lab, Side::Server, pns, 0x1111);
+        talk.server(lab, &ids(9, &[0x3333]));
+        let client = talk.tcp.client.clone();
+        let reset = client.segment(RST, client.next, 0, b"");
+        talk.tcp.raw(lab, Side::Client, &reset);
+        lab.wait(Nanos::from_secs(11));
+        assert_eq!((lab.entries(), lab.expectations().len()), (0, 0));
+    });
+}
+
 #[test]
 fn a_call_nobody_uses_is_not_expected_for_ever() {
     let mut spec = strict();

@@ -246,6 +246,23 @@ fn what_no_helper_can_have_known_is_refused() {
     });
 }
 
+/// Wherever the connection lives that has the tuple as its reply's.
+#[test]
+fn a_tuple_that_another_connection_answers_to_is_refused() {
+    let mut spec = usual();
+    dnat(&mut spec, 8080, "10.0.0.9", Some(80));
+    everywhere(spec, |lab| {
+        for port in 4000..4016 {
+            lab.passes(WAN, &udp("203.0.113.5", port, "198.51.100.1", 8080, b"q"), LAN);
+        }
+        for c in lab.conns() {
+            let taken = ConnSpec { original: c.reply, reply: c.reply.inverse(), ..saved(proto::UDP, 1, 2) };
+            assert_eq!(create(lab, &[taken]), (0, vec![CreateError::Exists]));
+        }
+        lab.sound();
+    });
+}
+
 #[test]
 fn a_connection_that_is_there_or_makes_no_sense_is_refused() {
     everywhere(closed(), |lab| {

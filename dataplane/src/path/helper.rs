@@ -271,7 +271,7 @@ impl Path {
             self.end_expectation(place, now);
         }
         if self.helpers.find(id).is_some_and(|h| h.kind == HelperKind::Pptp) {
-            self.end_control(id, now);
+            self.end_call(id, now);
         }
         self.helpers.remove(id);
     }

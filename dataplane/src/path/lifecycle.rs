@@ -216,7 +216,8 @@ impl Path {
             self.refusals.pop();
         }
         for from in 0..self.notes.workers() {
-            while !self.refusals.is_full() {
+            // A note may be answered by two.
+            while self.refusals.remaining_capacity() >= 2 {
                 let Some(note) = self.notes.receive(from) else { break };
                 // Invariant: a worker's index fits, there are at most 128.
                 let sender = WorkerId::try_from(from).unwrap_or(0);

@@ -45,6 +45,10 @@ impl Path {
             Some(_) => return Err(CreateError::Unfit),
             None => None,
         };
+        // Another worker's connection may have what is this one's to look up.
+        if [original, reply].iter().any(|t| self.signposts.owner(t).is_some()) {
+            return Err(CreateError::Exists);
+        }
         let plain = original.inverse();
         let unconfirmed = Unconfirmed {
             original,

@@ -172,7 +172,7 @@ impl Path {
             Effect::Pass | Effect::Refused => Ok(()),
             Effect::Connected => self.connect(who.id, control, now),
             Effect::Over => {
-                self.end_call(who.id, control, now);
+                self.end_call(who.id, now);
                 Ok(())
             }
         }
@@ -290,23 +290,16 @@ impl Path {
         }
     }
 
-    /// A call is over, and its connection with it.
-    fn end_call(&mut self, id: ConnId, control: &Control, now: Nanos) {
-        if (control.own, control.pac) != (0, 0) {
-            for t in self.call_tuples(id, control) {
-                if let Some((call, _)) = self.conntrack.lookup(&t, now) {
-                    self.end(call, CtEvent::Closed, now);
-                }
+    /// A control connection ends or its call is over, and the call's connection with it: that of its packets, whatever ids have
+    /// been said since.
+    pub(super) fn end_call(&mut self, id: ConnId, now: Nanos) {
+        for direction in [Direction::Original, Direction::Reply] {
+            let call = self.call_tuple(id, direction).and_then(|t| self.conntrack.lookup(&t, now));
+            if let Some((call, _)) = call {
+                self.end(call, CtEvent::Closed, now);
             }
         }
         self.forget_call(id, now);
-    }
-
-    /// A control connection ends, and its call with it.
-    pub(super) fn end_control(&mut self, id: ConnId, now: Nanos) {
-        if let Some(control) = self.helpers.find(id).map(|h| h.control) {
-            self.end_call(id, &control, now);
-        }
     }
 
     /// Whether call ids are rewritten.
