@@ -530,6 +530,13 @@ fn a_bad_line_is_named_and_nothing_is_lost() {
     assert!(lab.fake.seen[0].lock().created.is_empty());
     let said = restore(&bad, &["--keep-going"]).expect("the others");
     assert!(said.starts_with("2 of 4 connections restored\n1 not restored: "), "{said}");
+    // Neither does a line that is no text, or has no end, keep the others back.
+    lines[2] = "x".repeat(200_000);
+    std::fs::write(&file, [lines[..3].join("\n").as_bytes(), b"\n\xff\xfe\n", lines[4].as_bytes()].concat())
+        .expect("written");
+    let said = lab.ctl(&["conntrack", "restore", &path, "--keep-going"]).expect("the others");
+    assert!(said.starts_with("0 of 4 connections restored\n"), "{said}");
+    assert!(said.contains("is longer than 65536 bytes (first in line 3)"), "{said}");
     // A name that the configuration does not have is one connection's problem, not the file's.
     let named = good.replacen(r#""age":1"#, r#""timeout_policy":"gone","age":1"#, 1);
     let said = restore(&named, &[]).expect("the others");

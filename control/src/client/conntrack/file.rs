@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Seek, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,12 @@ const VERSION: u32 = 1;
 
 /// Bad lines that are shown; the rest is only counted.
 const SHOWN: usize = 20;
+
+/// Longest line, bytes.
+const LINE: usize = 65_536;
+
+/// Reasons why connections are refused that are told apart.
+const REASONS: usize = 64;
 
 /// The first line.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,10 +78,11 @@ pub async fn save(client: &Client, path: &str, file: &Path, now: u64) -> Result<
     let broken = |error| ClientError::File { file: file.to_owned(), error };
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
-    let hidden = Hidden(file.with_file_name(name));
+    let name = file.with_file_name(name);
     // A connection table tells who talks to whom: it is for its owner.
-    let new = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&hidden.0);
+    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
     let mut out = BufWriter::new(new.map_err(broken)?);
+    let hidden = Hidden(name);
     let mut header = Header { format: FORMAT.into(), version: VERSION, saved: now, connections: 0 };
     out.write_all(header.line().as_bytes()).map_err(broken)?;
     let mut connections = 0;
@@ -105,7 +112,9 @@ impl Drop for Hidden {
 /// A saved table that is read line by line.
 struct Saved {
     file: PathBuf,
-    lines: std::io::Lines<BufReader<File>>,
+    reader: BufReader<File>,
+    /// The line that was read last.
+    line: Vec<u8>,
     /// Of the line that was read last, from 1.
     number: u64,
     header: Header,
@@ -114,34 +123,48 @@ struct Saved {
 impl Saved {
     fn open(file: &Path) -> Result<Self, ClientError> {
         let broken = |error| ClientError::File { file: file.to_owned(), error };
-        let mut lines = BufReader::new(File::open(file).map_err(broken)?).lines();
-        let first = lines.next().transpose().map_err(broken)?.unwrap_or_default();
+        let mut reader = BufReader::new(File::open(file).map_err(broken)?);
+        let mut line = Vec::new();
+        read_line(&mut reader, &mut line).map_err(broken)?;
         let wrong = |why: String| ClientError::BadFile(format!("{}:1: {why}", file.display()));
-        let header: Header = serde_json::from_str(&first).map_err(|e| wrong(format!("is no header: {e}")))?;
+        let header: Header = serde_json::from_slice(&line).map_err(|e| wrong(format!("is no header: {e}")))?;
         if header.format != FORMAT || header.version != VERSION {
             let Header { format, version, .. } = header;
             let why = format!("is {format} version {version}; accepted: {FORMAT} version {VERSION}");
             return Err(wrong(why));
         }
-        Ok(Self { file: file.to_owned(), lines, number: 1, header })
+        Ok(Self { file: file.to_owned(), reader, line, number: 1, header })
     }
 
     /// The next connection, or what is wrong with its line; empty lines and comments (`#`) are passed over.
     fn next(&mut self) -> Result<Option<Result<Conn, String>>, ClientError> {
         loop {
-            let line = self.lines.next().transpose();
-            let Some(line) = line.map_err(|error| ClientError::File { file: self.file.clone(), error })? else {
+            let broken = |error| ClientError::File { file: self.file.clone(), error };
+            if !read_line(&mut self.reader, &mut self.line).map_err(broken)? {
                 return Ok(None);
-            };
+            }
             self.number += 1;
-            let text = line.trim();
-            if text.is_empty() || text.starts_with('#') {
+            let text = self.line.trim_ascii();
+            if text.is_empty() || text.starts_with(b"#") {
                 continue;
             }
-            let conn = serde_json::from_str::<Conn>(text).map_err(|e| e.to_string());
+            if self.line.len() > LINE {
+                return Ok(Some(Err(format!("is longer than {LINE} bytes"))));
+            }
+            let conn = serde_json::from_slice::<Conn>(text).map_err(|e| e.to_string());
             return Ok(Some(conn.and_then(|conn| conn.check().map(|_| conn))));
         }
     }
+}
+
+/// Reads a line into `line`, of one that is longer than [`LINE`] its beginning; `false` at the end of the file.
+fn read_line(reader: &mut BufReader<File>, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    line.clear();
+    reader.by_ref().take(LINE as u64 + 1).read_until(b'\n', line)?;
+    if line.len() > LINE && !line.ends_with(b"\n") {
+        reader.skip_until(b'\n')?;
+    }
+    Ok(!line.is_empty())
 }
 
 /// Puts the connections of `file` into the table. Where some line of it is wrong, none; with `keep_going`, the others.
@@ -176,6 +199,8 @@ pub async fn restore(client: &Client, file: &Path, keep_going: bool) -> Result<R
 
 impl Report {
     fn refuse(&mut self, why: String, line: u64) {
+        let known = self.refused.len() < REASONS || self.refused.contains_key(&why);
+        let why = if known { why } else { "other reasons".into() };
         self.refused.entry(why).or_insert((0, line)).0 += 1;
     }
 }
