@@ -87,6 +87,10 @@ pub fn decrement_ttl(b: &mut [u8], l3: usize) {
 
 /// Gives a packet this TTL or hop limit.
 pub fn set_ttl(b: &mut [u8], l3: usize, ttl: u8) {
+    let at = if b[l3] >> 4 == 4 { l3 + 8 } else { l3 + 7 };
+    if b[at] == ttl {
+        return; // as nearly always
+    }
     if b[l3] >> 4 == 4 {
         let old = be16(b, l3 + 8);
         b[l3 + 8] = ttl;

@@ -215,7 +215,6 @@ impl<I: Io> Worker<I> {
             buf
         };
         let mut parsed = parse::frame(buf.bytes(), receiver, buf.rx_checksum());
-        let is_atomic = matches!(parsed, Ok(Parsed::Atomic { .. }));
         if let Ok(Parsed::Atomic { l3, atomic }) = parsed {
             ipv6::take_out_fragment(buf.bytes_mut(), l3, atomic);
             parsed = if buf.shrink_front(8) {
@@ -223,12 +222,14 @@ impl<I: Io> Worker<I> {
             } else {
                 Err(DropReason::ChainedTooLong)
             };
+            if let Ok(Parsed::Ip(packet)) = &mut parsed
+                && header::is_discovery(packet)
+            {
+                packet.kind = L4::Invalid(DropReason::FragmentInvalid);
+            }
         }
         let packet = match parsed {
             Ok(Parsed::Ip(mut packet)) => {
-                if is_atomic && header::is_discovery(&packet) {
-                    packet.kind = L4::Invalid(DropReason::FragmentInvalid);
-                }
                 let zone = self.path.policy.ct_zone_of(receiver.port);
                 if zone != 0 {
                     packet.set_ct_zone(zone);
