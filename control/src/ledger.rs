@@ -104,6 +104,13 @@ impl Ledger {
         let rule = usize::try_from(rule).unwrap_or(usize::MAX);
         s.policy.spec().rules.get(rule).map_or(DEFAULT_RULE, |r| &r.name)
     }
+
+    /// The name of translation rule `rule` of policy `generation`; `?` where that is long gone.
+    pub fn nat_rule_name(&self, generation: u64, rule: u32) -> &str {
+        let s = self.snapshots.iter().find(|s| s.policy.spec().generation == generation);
+        let rule = usize::try_from(rule).unwrap_or(usize::MAX);
+        s.and_then(|s| s.policy.spec().nat.get(rule)).map_or("?", |r| &r.name)
+    }
 }
 
 fn add(sums: &mut HashMap<String, RuleTotal>, s: &Snapshot, counters: &RuleCounters) {
@@ -137,6 +144,7 @@ mod tests {
             zones: vec!["local".into()],
             interface_zones: Vec::new(),
             interface_ct_zones: Vec::new(),
+            interface_mss: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: names.iter().map(rule).collect(),

@@ -150,8 +150,8 @@ fn nat_ports(f: &mut Families, g: &Gateway) {
     let mut used: BTreeMap<IpAddr, [u64; NAT_PROTOCOLS.len()]> = BTreeMap::new();
     let config = g.config();
     for rule in &config.policy.nat {
-        match rule.kind {
-            NatKind::Snat { to_address } => drop(used.entry(to_address).or_default()),
+        match &rule.kind {
+            NatKind::Snat { to } => drop(used.entry(*to.ranges().next().expect("not empty").start()).or_default()),
             NatKind::Masquerade => {
                 let to = |i: &&Interface| rule.matches.to.is_empty() || rule.matches.to.contains(&i.zone);
                 for interface in config.interfaces.iter().filter(to) {
@@ -160,7 +160,7 @@ fn nat_ports(f: &mut Families, g: &Gateway) {
                     }
                 }
             }
-            NatKind::Dnat { .. } => {}
+            _ => {}
         }
     }
     for place in g.workers.stats().flat_map(|s| &s.nat) {

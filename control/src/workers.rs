@@ -271,6 +271,17 @@ impl Workers {
         }
     }
 
+    /// Has `worker` judge the next connections from `cursor` again; answers how many stay, and where to go on.
+    ///
+    /// # Errors
+    /// Where the worker has ended or is stuck.
+    pub async fn sweep(&self, worker: usize, cursor: u64) -> Result<(u64, Option<u64>), WorkerError> {
+        match self.ask(worker, Command::Sweep { cursor }).await? {
+            Answer::Swept(next, kept) => Ok((kept, next)),
+            _ => Err(WorkerError::Stuck { worker }),
+        }
+    }
+
     /// Has `worker` end the matching connections among the next from `cursor`; answers them as they were just before, and
     /// where to go on.
     ///

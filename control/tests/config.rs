@@ -9,7 +9,7 @@ use dataplane::api::Nanos;
 use dataplane::api::launch::HugePages;
 use dataplane::api::policy::{
     Action, ConntrackSpec, CtState, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, NatKind, NatRuleSpec, Policy,
-    PreservePort, Timeouts, ZoneId,
+    PreservePort, Timeouts, ToPort, ZoneId,
 };
 use proptest::prelude::*;
 
@@ -111,7 +111,7 @@ fn the_lab_is_what_it_says() {
     assert_eq!((&nat[0].matches.from, &nat[0].matches.to), (&vec![lan], &vec![wan]));
     let source = nat[0].matches.source.as_ref().expect("a source");
     assert!(!source.negate && source.set.contains(ip("10.10.0.77")) && !source.set.contains(ip("fd10:10::2")));
-    assert_eq!(nat[1].kind, NatKind::Dnat { to_address: ip("10.10.0.2"), to_port: Some(80) });
+    assert_eq!(nat[1].kind, NatKind::Dnat { to: ip("10.10.0.2").into(), port: Some(ToPort::One(80)) });
     assert_eq!((&nat[1].matches.dport, &nat[1].matches.proto), (&vec![8080..=8080], &vec![6]));
 
     let rules: Vec<_> = config.policy.rules.iter().map(|r| (r.name.as_str(), r.action)).collect();

@@ -67,6 +67,7 @@ fn config() -> Config {
             zones: vec!["local".into(), "any".into()],
             interface_zones: vec![ZoneId(1); 2],
             interface_ct_zones: Vec::new(),
+            interface_mss: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: Vec::new(),

@@ -58,7 +58,7 @@ impl Dice {
 
 fn snat_of(source: &str, kind: NatKind, preserve_port: PreservePort) -> NatRuleSpec {
     let matches = Match { source: Some(only(source)), ..from_to(LAN_ZONE, WAN_ZONE) };
-    NatRuleSpec { name: source.into(), matches, kind, preserve_port }
+    NatRuleSpec { preserve_port, ..NatRuleSpec::new(source, matches, kind) }
 }
 
 /// Forwards `port` of `public` to a server.
@@ -72,14 +72,14 @@ fn forward(from: ZoneId, public: &str, port: u16, to_address: &str, to_port: Opt
             dport: vec![port..=port],
             ..Match::default()
         },
-        kind: NatKind::Dnat { to_address: ip(to_address), to_port },
-        preserve_port: PreservePort::Auto,
+        kind: NatKind::Dnat { to: ip(to_address).into(), port: to_port.map(ToPort::One) },
+        ..masquerade()
     }
 }
 
 /// Lan may open connections; `udp`: over UDP as well.
 fn gateway(udp: bool) -> PolicySpec {
-    let snat = |a: &str| NatKind::Snat { to_address: ip(a) };
+    let snat = |a: &str| NatKind::Snat { to: ip(a).into() };
     let lan_to_lan = NatRuleSpec { matches: from_to(LAN_ZONE, LAN_ZONE), ..masquerade() };
     let twice = Match { destination: Some(only("10.0.0.7/32")), ..from_to(WAN_ZONE, LAN_ZONE) };
     let mut spec = policy();

@@ -236,7 +236,7 @@ fn without_a_rule_for_it_nothing_is_related() {
 fn the_rule_that_assigns_matches_as_the_filter_does() {
     let mut spec = forwarded();
     spec.nat[0].matches.dport = vec![2100..=2100];
-    spec.nat[0].kind = NatKind::Dnat { to_address: ip(INSIDE), to_port: Some(21) };
+    spec.nat[0].kind = NatKind::Dnat { to: ip(INSIDE).into(), port: Some(ToPort::One(21)) };
     spec.conntrack.helpers = vec![HelperRuleSpec {
         kind: HelperKind::Ftp,
         matches: Match {

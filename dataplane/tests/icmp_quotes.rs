@@ -200,7 +200,7 @@ fn an_error_about_a_packet_to_a_translated_address_comes_from_that_address() {
     let mut spec = usual();
     dnat(&mut spec, 8080, WEB, Some(80));
     spec.nat[0].matches.destination = Some(only("198.51.100.8/32"));
-    spec.nat.push(NatRuleSpec { kind: NatKind::Snat { to_address: ip("198.51.100.7") }, ..masquerade() });
+    spec.nat.push(NatRuleSpec { kind: NatKind::Snat { to: ip("198.51.100.7").into() }, ..masquerade() });
     everywhere(spec, |lab| {
         for port in 5000..5003 {
             let dying = udp(SERVER, port, "198.51.100.8", 8080, b"question").ttl(1);

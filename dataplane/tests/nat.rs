@@ -33,7 +33,7 @@ fn masqueraded() -> PolicySpec {
 }
 
 fn snat(to_address: &str, preserve_port: PreservePort) -> NatRuleSpec {
-    NatRuleSpec { kind: NatKind::Snat { to_address: ip(to_address) }, preserve_port, ..masquerade() }
+    NatRuleSpec { kind: NatKind::Snat { to: ip(to_address).into() }, preserve_port, ..masquerade() }
 }
 
 /// The class that Linux keeps a port in.
@@ -305,8 +305,8 @@ fn a_whole_address_is_forwarded() {
     let forward = |name: &str, public: &str, inside: &str| NatRuleSpec {
         name: name.into(),
         matches: Match { from: vec![WAN_ZONE], destination: Some(only(public)), ..Match::default() },
-        kind: NatKind::Dnat { to_address: ip(inside), to_port: None },
-        preserve_port: PreservePort::Auto,
+        kind: NatKind::Dnat { to: ip(inside).into(), port: None },
+        ..masquerade()
     };
     let mut spec = usual();
     spec.nat = vec![forward("v4", "198.51.100.7/32", WEB), forward("v6", "2001:db8::7/128", HOST6)];

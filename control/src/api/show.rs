@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use dataplane::api::policy::{CtState, Match, NatKind, PolicySpec, PreservePort, RawAction};
+use dataplane::api::policy::{CtState, Match, NatKind, PolicySpec, Pool, PreservePort, RawAction, ToPort};
 use dataplane::api::stats::{CtEvent, HandoverCause, PortCounters};
 use dataplane::api::{DropReason, RouteTarget};
 
@@ -112,12 +112,13 @@ pub async fn nat(State(g): Shared) -> Json<Vec<wire::Nat>> {
     let config = g.config();
     let all = config.policy.nat.iter().enumerate().map(|(i, r)| {
         let (kind, mut to) = match &r.kind {
-            NatKind::Masquerade => ("masquerade", "the egress interface's address".to_owned()),
-            NatKind::Snat { to_address } => ("snat", to_address.to_string()),
-            NatKind::Dnat { to_address, to_port: None } => ("dnat", to_address.to_string()),
-            NatKind::Dnat { to_address, to_port: Some(port) } => {
-                ("dnat", std::net::SocketAddr::new(*to_address, *port).to_string())
-            }
+            NatKind::Snat { to } => ("snat", pool_words(to)),
+            NatKind::Dnat { to, port: None } => ("dnat", pool_words(to)),
+            NatKind::Dnat { to, port: Some(ToPort::One(port)) } => match to.nth(true, 0).or_else(|| to.nth(false, 0)) {
+                Some(address) => ("dnat", std::net::SocketAddr::new(address, *port).to_string()),
+                None => ("dnat", port.to_string()),
+            },
+            _ => ("masquerade", "the egress interface's address".to_owned()),
         };
         if r.preserve_port == PreservePort::Strict {
             to.push_str(", port kept");
@@ -221,6 +222,15 @@ fn words(g: &Gateway, spec: &PolicySpec, m: &Match) -> String {
         config.sets.iter().find(|(_, s)| std::sync::Arc::ptr_eq(s, set)).map(|(name, _)| name.clone())
     };
     match_words(m, &spec.zones, &names, set_name)
+}
+
+/// The ranges of a pool.
+fn pool_words(pool: &Pool) -> String {
+    let range = |r: std::ops::RangeInclusive<std::net::IpAddr>| match r.start() == r.end() {
+        true => r.start().to_string(),
+        false => format!("{}-{}", r.start(), r.end()),
+    };
+    pool.ranges().map(range).collect::<Vec<_>>().join(", ")
 }
 
 /// A MAC address as people write it.

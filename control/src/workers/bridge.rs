@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 pub enum Answer {
     Listed(Option<u64>, Vec<ConnView>),
     Flushed(Option<u64>, u64),
+    Swept(Option<u64>, u64),
     Got(Option<ConnView>),
     Sides(Option<Box<SavedSides>>),
     Created(u64, Vec<(usize, CreateError)>),
@@ -54,6 +55,7 @@ impl Bridge {
                 Event::FibInForce { old } => drop(old),
                 Event::Listed { next, conns } => answer(Answer::Listed(next, conns)),
                 Event::Flushed { next, ended } => answer(Answer::Flushed(next, ended)),
+                Event::Swept { next, kept } => answer(Answer::Swept(next, kept)),
                 Event::Got { conn } => answer(Answer::Got(conn)),
                 Event::Sides { found, sides } => answer(Answer::Sides(found.then_some(sides))),
                 // The connections of the command come back to be freed here.
@@ -67,6 +69,12 @@ impl Bridge {
                     let (reason, interface) = (reason.label(), self.interface(interface));
                     let proto = proto_name(tuple.proto);
                     tracing::info!(target: "sluice::invalid", reason, interface, worker, "{proto} {tuple}");
+                }
+                Event::NatFailed { generation, rule, reason, interface, tuple } => {
+                    let ledger = self.ledger.lock();
+                    let (rule, interface) = (ledger.nat_rule_name(generation, rule), self.interface(interface));
+                    let (reason, proto) = (reason.label(), proto_name(tuple.proto));
+                    tracing::warn!(target: "sluice::nat", rule, reason, interface, worker, "{proto} {tuple}");
                 }
                 Event::RuleLog { generation, rule, accepted, interface, tuple } => {
                     let ledger = self.ledger.lock();

@@ -142,6 +142,10 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 let next = (end < before).then_some((end - ended) as u64);
                 say(Event::Flushed { next, ended: ended as u64 });
             }
+            Command::Sweep { cursor } => {
+                let end = (cursor + u64::from(SCAN_PER_COMMAND)).min(me.conns.len() as u64);
+                say(Event::Swept { next: (end < me.conns.len() as u64).then_some(end), kept: end - cursor });
+            }
             Command::Get { tuple } => {
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();
                 say(Event::Got { conn });

@@ -18,7 +18,8 @@ use crate::forward::route::Fib;
 use crate::helper::saved::SavedSides;
 use crate::steer::Steer;
 
-/// Connection table slots that one [`Command::List`], [`Command::Delete`], [`Command::Update`] or [`Command::Flush`] looks at.
+/// Connection table slots that one [`Command::List`], [`Command::Delete`], [`Command::Update`],
+/// [`Command::Flush`] or [`Command::Sweep`] looks at.
 pub const SCAN_PER_COMMAND: u32 = 4096;
 
 /// A request to one worker.
@@ -63,6 +64,12 @@ pub enum Command {
         cursor: u64,
         /// Which to end.
         filter: ConnFilter,
+    },
+    /// Judge the next connections from `cursor` by the policy and the addresses in force, and end those that they deny,
+    /// translate otherwise or have no address for. Answer: [`Event::Swept`].
+    Sweep {
+        /// Where to begin.
+        cursor: u64,
     },
     /// Look for the connection that has this tuple, in either direction. Answer: [`Event::Got`].
     Get {
@@ -148,6 +155,13 @@ pub enum Event {
         /// How many connections were ended.
         ended: u64,
     },
+    /// Part of a sweep. What it ended is counted as events of connections.
+    Swept {
+        /// Where to go on; `None` at the end.
+        next: Option<u64>,
+        /// How many connections it left.
+        kept: u64,
+    },
     /// What [`Command::Get`] found.
     Got {
         /// The connection.
@@ -192,6 +206,19 @@ pub enum Event {
         interface: u16,
         /// The next hop.
         address: IpAddr,
+    },
+    /// A translation rule found no port or no address for a new connection (already rate-limited by the worker).
+    NatFailed {
+        /// Generation of the policy that `rule` indexes.
+        generation: u64,
+        /// Index among its translation rules.
+        rule: u32,
+        /// [`DropReason::NatNoPort`] or [`DropReason::NatNoAddress`].
+        reason: DropReason,
+        /// Interface that the packet came in by.
+        interface: u16,
+        /// The packet's tuple.
+        tuple: Tuple,
     },
     /// A rule with `log` decided on the first packet of a connection (already rate-limited by the worker).
     RuleLog {

@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod launch;
+pub mod nat;
 pub mod policy;
 pub mod rules;
 pub mod stats;

@@ -5,9 +5,9 @@
 //! worker; the worker sends the old one back, so it is freed on the control thread.
 //! *Threads*: a compiled policy is never written again.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+pub use super::nat::{Hairpin, Mss, NatKind, NatRuleSpec, NetmapSide, OnReload, Pool, PreservePort, ToPort};
 pub use crate::conntrack::limit::Limits;
 pub use crate::conntrack::timeouts::Timeouts;
 pub use crate::filter::Policy;
@@ -40,6 +40,8 @@ pub struct PolicySpec {
     pub interface_zones: Vec<ZoneId>,
     /// The conntrack zone of each interface, in the same order; 0, also where the list ends early, is the common one.
     pub interface_ct_zones: Vec<u16>,
+    /// What SYNs that enter or leave by each interface may announce at most, in the same order; none where the list ends early.
+    pub interface_mss: Vec<Option<Mss>>,
     /// Rules of the raw hook, first match decides.
     pub raw: Vec<RawRuleSpec>,
     /// Translation rules, first match of each hook decides.
@@ -280,48 +282,6 @@ pub struct RawRuleSpec {
     pub matches: Match,
     /// What it does.
     pub action: RawAction,
-}
-
-/// What a NAT rule translates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NatKind {
-    /// Source becomes the egress interface's address.
-    Masquerade,
-    /// Source becomes `to_address`.
-    Snat {
-        /// The new source.
-        to_address: IpAddr,
-    },
-    /// Destination becomes `to_address`, and its port `to_port` where given.
-    Dnat {
-        /// The new destination.
-        to_address: IpAddr,
-        /// The new destination port.
-        to_port: Option<u16>,
-    },
-}
-
-/// Whether SNAT must keep the source port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PreservePort {
-    /// Keep it where it is free and brings replies to the owner's core; else choose another.
-    #[default]
-    Auto,
-    /// Keep it always, refuse the connection where it is taken.
-    Strict,
-}
-
-/// One translation rule. Masquerade and SNAT act in POSTROUTING (`from` and `to` known), DNAT in PREROUTING (`to` empty).
-#[derive(Clone, Debug)]
-pub struct NatRuleSpec {
-    /// Unique name.
-    pub name: String,
-    /// What it matches.
-    pub matches: Match,
-    /// What it does.
-    pub kind: NatKind,
-    /// Port policy of masquerade and SNAT.
-    pub preserve_port: PreservePort,
 }
 
 /// Why a policy was refused.

@@ -36,6 +36,17 @@ pub struct RuleCounters {
     counters: Box<[(Counter, Counter)]>,
     /// By step: 0 where it is free, else its rule plus one, and above 32 bits the counter of the step before or [`NOWHERE`].
     links: Box<[AtomicU64]>,
+    /// By translation rule.
+    nat: Box<[NatCounters]>,
+}
+
+/// What a translation rule did.
+#[derive(Debug, Default)]
+pub struct NatCounters {
+    /// Connections that it translated.
+    pub connections: Counter,
+    /// New connections for which it found no port or no address.
+    pub failures: Counter,
 }
 
 /// The rules that have said "continue" so far on a packet's way.
@@ -58,6 +69,7 @@ impl RuleCounters {
         Self {
             counters: (0..=spec.rules.len() + steps).map(|_| Default::default()).collect(),
             links: (0..steps).map(|_| AtomicU64::new(0)).collect(),
+            nat: spec.nat.iter().map(|_| NatCounters::default()).collect(),
         }
     }
 
@@ -76,6 +88,17 @@ impl RuleCounters {
         if let Some((_, total)) = self.counters.get(counter as usize) {
             total.add(bytes);
         }
+    }
+
+    /// The counters of a translation rule.
+    #[inline]
+    pub fn nat(&self, rule: usize) -> Option<&NatCounters> {
+        self.nat.get(rule)
+    }
+
+    /// Connections and failures by translation rule.
+    pub fn nat_totals(&self) -> Vec<(u64, u64)> {
+        self.nat.iter().map(|n| (n.connections.value(), n.failures.value())).collect()
     }
 
     /// How many rules there are, and the default.

@@ -90,6 +90,10 @@ labelled! {
         Flushed "flushed";
         /// Ended because a reload denies it.
         Denied "denied";
+        /// Ended because a reload translates it otherwise.
+        Retranslated "retranslated";
+        /// Ended because the address that it was translated to is not the gateway's any more.
+        AddressGone "address_gone";
         /// Ended early to make room.
         EarlyDrop "early_drop";
         /// Ended because its signpost was refused.

@@ -224,6 +224,7 @@ mod tests {
             zones: vec!["local".into(), "lan".into(), "wan".into()],
             interface_zones: vec![LAN, WAN],
             interface_ct_zones: Vec::new(),
+            interface_mss: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: Vec::new(),

@@ -101,7 +101,7 @@ impl Policy {
         let (mut dnat, mut snat) = (Vec::new(), Vec::new());
         for (i, r) in spec.nat.iter().enumerate() {
             let m = compile(&r.name, &r.matches)?;
-            if matches!(r.kind, NatKind::Dnat { .. }) {
+            if matches!(r.kind, NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. }) {
                 early(&r.name, &r.matches, "prerouting")?;
                 dnat.push((m, i));
             } else {
@@ -132,6 +132,7 @@ impl Policy {
             zones: vec!["local".to_owned()],
             interface_zones: vec![ZoneId(u8::MAX); interfaces],
             interface_ct_zones: Vec::new(),
+            interface_mss: Vec::new(),
             raw: Vec::new(),
             nat: Vec::new(),
             rules: Vec::new(),
@@ -163,12 +164,20 @@ impl Policy {
 
     /// The destination translation of a new connection.
     pub fn dnat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
-        self.dnat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
+        self.dnat.iter().find(|&(m, i)| m.matches(q) && self.fits(*i, q)).map(|&(_, i)| &self.spec.nat[i])
     }
 
     /// The source translation of a new connection.
     pub fn snat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
-        self.snat.iter().find(|(m, _)| m.matches(q)).map(|&(_, i)| &self.spec.nat[i])
+        self.snat.iter().find(|&(m, i)| m.matches(q) && self.fits(*i, q)).map(|&(_, i)| &self.spec.nat[i])
+    }
+
+    /// Whether rule `i` can translate to an address of the packet's IP version.
+    fn fits(&self, i: usize, q: &Query<'_>) -> bool {
+        match &self.spec.nat[i].kind {
+            NatKind::Snat { to } | NatKind::Dnat { to, .. } => !to.is_empty(q.tuple.is_ipv4()),
+            _ => true,
+        }
     }
 
     /// The helper of a new connection: that of the first rule that matches and is for its protocol.

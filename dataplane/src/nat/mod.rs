@@ -3,6 +3,7 @@
 //!
 //! *Threads*: one worker. *Sources*: RFC 3022, RFC 4787, RFC 5382, RFC 5508; `linux/net/netfilter/nf_nat_core.c`.
 
+pub mod pool;
 pub mod ports;
 pub mod rewrite;
 pub mod segment;
@@ -12,14 +13,14 @@ use crate::conntrack::conn::Unconfirmed;
 
 /// Applies a DNAT rule: the reply comes from the new destination.
 pub fn dnat(u: &mut Unconfirmed, rule: &NatRuleSpec) {
-    if let NatKind::Dnat { to_address, to_port } = rule.kind
-        && to_address.is_ipv4() == u.original.is_ipv4()
+    if let NatKind::Dnat { to, port } = &rule.kind
+        && let Some(address) = to.nth(u.original.is_ipv4(), 0)
     {
-        u.reply.src = to_address;
-        if let Some(port) = to_port
+        u.reply.src = address;
+        if let Some(port) = port
             && u.original.has_ports()
         {
-            u.reply.sport = port;
+            u.reply.sport = port.apply(u.original.dport);
         }
     }
 }

@@ -24,8 +24,10 @@ impl Path {
                 None => DropReason::FragmentFirst.into(),
             };
         };
-        if self.conntrack.conn(id).judged != self.policy_epoch && !self.judge_again(p, id, now) {
-            return DropReason::PolicyReload.into();
+        if self.conntrack.conn(id).judged != self.policy_epoch
+            && let Err(reason) = self.judge_again(id, now)
+        {
+            return reason.into();
         }
         let conn = self.conntrack.conn_mut(id);
         let bytes = &mut conn.bytes[direction.index()];

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::{L2, Path, Refusal};
+use crate::conntrack::ConnId;
 use crate::conntrack::conn::Flags;
 use crate::conntrack::tuple::Direction;
 use crate::drop::DropReason;
@@ -27,14 +28,15 @@ pub(super) struct Hop {
 impl Path {
     /// Where a packet from `in_port` with source `src` to `dst` (after translation) goes.
     pub(super) fn route(&self, p: &Packet, in_port: PortIdx, src: IpAddr, dst: IpAddr) -> Result<Hop, Refusal> {
-        self.route_into(self.zone_of_target(p), p, in_port, src, dst)
+        self.route_into(self.zone_of_target(p), p.group, in_port, src, dst)
     }
 
-    /// The same, by the routes of conntrack zone `zone` alone; of all where it is 0.
+    /// The same, by the routes of conntrack zone `zone` alone, of all where it is 0; `group` where the frame was sent to a
+    /// link-layer group address.
     pub(super) fn route_into(
         &self,
         zone: u16,
-        p: &Packet,
+        group: bool,
         in_port: PortIdx,
         src: IpAddr,
         dst: IpAddr,
@@ -48,11 +50,11 @@ impl Path {
         if self.is_martian_source(src) {
             return drop(DropReason::MartianSource);
         }
-        let group = match dst {
+        let many = match dst {
             IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || self.fib.is_broadcast(a),
             IpAddr::V6(a) => a.is_multicast(),
         };
-        if group {
+        if many {
             return here; // the kernel knows who listens
         }
         if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
@@ -68,7 +70,7 @@ impl Path {
             NextHop::None if is_link_local(dst) => drop(DropReason::LinkLocalScope),
             NextHop::Via { .. } if src.is_unspecified() => drop(DropReason::MartianSource),
             // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded.
-            NextHop::Via { .. } if p.group => drop(DropReason::EthOtherHost),
+            NextHop::Via { .. } if group => drop(DropReason::EthOtherHost),
             NextHop::Via { interface, address } => Ok(Hop { egress: PortIdx::wire(interface), next: Some(address) }),
             NextHop::Blackhole => drop(DropReason::RouteBlackhole),
             NextHop::Unreachable => {
@@ -82,8 +84,12 @@ impl Path {
     /// The conntrack zone that a packet goes to, where it answers a connection out of one, or belongs to one that a host in
     /// one has announced; else 0. Addresses in zones may overlap, so the destination alone does not say where it is.
     fn zone_of_target(&self, p: &Packet) -> u16 {
-        let Some(id) = p.conn else { return 0 };
-        match p.direction {
+        p.conn.map_or(0, |id| self.zone_of_way(id, p.direction))
+    }
+
+    /// The same for packets of this direction of a connection.
+    pub(super) fn zone_of_way(&self, id: ConnId, direction: Direction) -> u16 {
+        match direction {
             Direction::Reply => self.conntrack.tuple(id, Direction::Original).ct_zone,
             Direction::Original if self.conntrack.conn(id).flags.has(Flags::EXPECTED) => {
                 self.conntrack.tuple(id, Direction::Reply).ct_zone

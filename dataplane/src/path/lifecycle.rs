@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::hop::Hop;
 use super::{Path, RETRY};
 use crate::api::command::ConnEventKind;
-use crate::api::policy::{NatKind, PreservePort, ZoneId};
+use crate::api::policy::{NatKind, NatRuleSpec, PreservePort, ZoneId};
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Conn, Flags, Unconfirmed};
@@ -26,7 +26,7 @@ impl Path {
     pub(super) fn choose_source(
         &mut self,
         u: &mut Unconfirmed,
-        rule: Option<(NatKind, PreservePort)>,
+        rule: Option<&NatRuleSpec>,
         follows: bool,
         hop: Hop,
     ) -> Result<(), DropReason> {
@@ -39,17 +39,16 @@ impl Path {
                 return Ok(());
             }
         }
-        if let Some((kind, preserve)) = rule {
-            let address = match kind {
-                NatKind::Masquerade => self.fib.primary(hop.egress.interface(), u.reply.dst),
-                NatKind::Snat { to_address } => Some(to_address),
-                NatKind::Dnat { .. } => Some(u.reply.dst),
+        if let Some(rule) = rule {
+            let address = match &rule.kind {
+                NatKind::Snat { to } => to.nth(u.reply.is_ipv4(), 0),
+                _ => self.fib.primary(hop.egress.interface(), u.reply.dst),
             };
             let address = address.ok_or(DropReason::NatNoAddress)?;
             if address.is_ipv4() == u.reply.dst.is_ipv4() {
                 u.reply.dst = address;
                 u.leased = true;
-                strict = preserve == PreservePort::Strict;
+                strict = rule.preserve_port == PreservePort::Strict;
             }
         }
         if !u.leased && !self.taken(&u.reply) {

@@ -24,6 +24,7 @@ mod hop;
 mod lifecycle;
 mod operator;
 mod pptp;
+mod sweep;
 mod view;
 
 use std::net::IpAddr;
@@ -321,9 +322,9 @@ impl Path {
                 && self.conntrack.conn(id).judged != self.policy_epoch
             {
                 let class = self.conntrack.conn(id).class(direction);
-                if !self.judge_again(p, id, now) {
+                if let Err(reason) = self.judge_again(id, now) {
                     self.stats.classify(class, direction);
-                    return DropReason::PolicyReload.into();
+                    return reason.into();
                 }
             }
             let adjusted = hit.and_then(|(id, direction)| self.as_senders_count(p, id, direction));
@@ -424,32 +425,6 @@ impl Path {
         Ok((cached, l2))
     }
 
-    /// Judges a connection under a new policy by what its first packet was: `false` where that denies it, and it is ended.
-    /// Where there is no route at the moment, that is not the policy's doing and the connection stays.
-    fn judge_again(&mut self, p: &Packet, id: ConnId, now: Nanos) -> bool {
-        let in_port = self.conntrack.conn(id).in_port;
-        let original = self.conntrack.tuple(id, Direction::Original);
-        let target = self.conntrack.tuple(id, Direction::Reply).inverse();
-        if let Ok(hop) = self.route(p, in_port, original.src, target.dst) {
-            let seen = Tuple { dst: target.dst, dport: target.dport, ..original };
-            let mut query = self.query(p, &seen, CtState::New, self.policy.zone_of(in_port), Some(hop));
-            query.interface_in = (!in_port.is_twin()).then_some(in_port.interface());
-            query.tcp_flags = crate::conntrack::tcp::SYN;
-            query.mark = self.conntrack.conn(id).mark;
-            if self.conntrack.conn(id).flags.has(Flags::EXPECTED) {
-                query.state = CtState::Related;
-            }
-            let verdict = self.policy.judge(&query, |_| {});
-            if !verdict.accept {
-                self.end(id, CtEvent::Denied, now);
-                return false;
-            }
-            self.conntrack.conn_mut(id).timeout_policy = verdict.timeout_policy;
-        }
-        self.conntrack.conn_mut(id).judged = self.policy_epoch;
-        true
-    }
-
     /// Gives a connection the mark that rules have set. What the rules said of the other direction may depend on it.
     fn mark(&mut self, id: ConnId, mark: u32, now: Nanos) {
         let conn = self.conntrack.conn_mut(id);
@@ -483,7 +458,7 @@ impl Path {
         p.dnat = target.dst != p.tuple.dst;
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let zone = if u.expected { u.reply.ct_zone } else { 0 };
-        let hop = match self.route_into(zone, p, p.in_port, p.tuple.src, target.dst) {
+        let hop = match self.route_into(zone, p.group, p.in_port, p.tuple.src, target.dst) {
             Ok(hop) => hop,
             Err(refusal) => return refusal.into(),
         };
@@ -498,7 +473,7 @@ impl Path {
         let (verdict, counter) = self.judged(&query);
         query.mark = verdict.mark; // POSTROUTING sees what the filter has set
         let snat = if hop.egress.is_twin() || follows { None } else { self.policy.snat(&query) };
-        let snat = snat.map(|r| (r.kind, r.preserve_port));
+        let snat = snat.cloned();
         u.helper = self.policy.helper(&query);
         self.decided(p, &seen, verdict, counter, now);
         if !verdict.accept {
@@ -513,7 +488,7 @@ impl Path {
         if let Err(reason) = self.make_room(p.tuple.src, from, local, now) {
             return reason.into();
         }
-        if let Err(reason) = self.choose_source(&mut u, snat, follows, hop) {
+        if let Err(reason) = self.choose_source(&mut u, snat.as_ref(), follows, hop) {
             return reason.into();
         }
         let id = match self.confirm(&u, p.ip_len, now) {

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::walk::{Task, Walk};
-use crate::api::command::{CREATE_PER_COMMAND, Command, ConnSpec, CreateError, Event, Message};
+use crate::api::command::{CREATE_PER_COMMAND, Command, ConnFilter, ConnSpec, CreateError, Event, Message};
 use crate::io::Io;
 use crate::path::EventSink;
 use crate::time::Nanos;
@@ -31,6 +31,10 @@ impl<I: Io> Worker<I> {
                 }
                 Command::Flush { cursor, filter } => {
                     self.begin_walk(Walk::new(cursor, filter, Task::Flush(0)));
+                    continue;
+                }
+                Command::Sweep { cursor } => {
+                    self.begin_walk(Walk::new(cursor, ConnFilter::default(), Task::Sweep(0)));
                     continue;
                 }
                 Command::Delete { cursor, filter, into } => {

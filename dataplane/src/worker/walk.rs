@@ -32,6 +32,8 @@ pub(super) enum Task {
     Update(ConnChange, Vec<ConnView>),
     /// Ends them, and counts how many.
     Flush(u64),
+    /// Judges them again, and counts how many stay.
+    Sweep(u64),
 }
 
 impl Task {
@@ -39,7 +41,7 @@ impl Task {
     fn report(&self) -> Option<&Vec<ConnView>> {
         match self {
             Self::List(into) | Self::Delete(into) | Self::Update(_, into) => Some(into),
-            Self::Flush(_) => None,
+            Self::Flush(_) | Self::Sweep(_) => None,
         }
     }
 }
@@ -65,6 +67,7 @@ impl Walk {
         match self.task {
             Task::List(conns) | Task::Delete(conns) | Task::Update(_, conns) => Event::Listed { next, conns },
             Task::Flush(ended) => Event::Flushed { next, ended },
+            Task::Sweep(kept) => Event::Swept { next, kept },
         }
     }
 
@@ -117,6 +120,10 @@ impl<I: Io> Worker<I> {
     /// Does what is to be done with one connection. Vectors are below their capacity: `walk` has looked.
     fn visit(&mut self, id: ConnId, now: Nanos) {
         let Some(Walk { filter, task, .. }) = self.walks.first_mut() else { return };
+        if let Task::Sweep(kept) = task {
+            *kept += u64::from(self.path.sweep(id, now));
+            return;
+        }
         let view = self.path.view(id, now);
         // What has expired is only waiting for the timer wheel to come by.
         if !view.is_among(filter) || self.path.conntrack.conn(id).deadline() <= now {
@@ -132,6 +139,7 @@ impl<I: Io> Worker<I> {
                 self.path.change(id, *change, now);
                 into.push(self.path.view(id, now));
             }
+            Task::Sweep(_) => {}
             Task::Flush(ended) => {
                 self.path.end(id, CtEvent::Flushed, now);
                 *ended += 1;

@@ -39,8 +39,8 @@ pub fn forwarded() -> PolicySpec {
                 destination: Some(only(own)),
                 ..Match::default()
             },
-            kind: NatKind::Dnat { to_address: ip(to), to_port: None },
-            preserve_port: PreservePort::Auto,
+            kind: NatKind::Dnat { to: ip(to).into(), port: None },
+            ..masquerade()
         });
     }
     p

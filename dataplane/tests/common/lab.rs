@@ -145,6 +145,7 @@ pub fn policy() -> PolicySpec {
         zones: vec!["local".into(), "lan".into(), "wan".into()],
         interface_zones: vec![LAN_ZONE, WAN_ZONE],
         interface_ct_zones: Vec::new(),
+        interface_mss: Vec::new(),
         raw: Vec::new(),
         nat: Vec::new(),
         rules: Vec::new(),
@@ -182,12 +183,7 @@ pub fn usual() -> PolicySpec {
 }
 
 pub fn masquerade() -> NatRuleSpec {
-    NatRuleSpec {
-        name: "out".into(),
-        matches: from_to(LAN_ZONE, WAN_ZONE),
-        kind: NatKind::Masquerade,
-        preserve_port: PreservePort::Auto,
-    }
+    NatRuleSpec::new("out", from_to(LAN_ZONE, WAN_ZONE), NatKind::Masquerade)
 }
 
 /// DNAT of TCP and UDP port `dport` of 198.51.100.1 to `to_address`:`to_port`, with the rule that lets it in.
@@ -204,8 +200,8 @@ pub fn dnat(spec: &mut PolicySpec, dport: u16, to_address: &str, to_port: Option
             }),
             ..Match::default()
         },
-        kind: NatKind::Dnat { to_address: to_address.parse().expect("address"), to_port },
-        preserve_port: PreservePort::Auto,
+        kind: NatKind::Dnat { to: ip(to_address).into(), port: to_port.map(ToPort::One) },
+        ..masquerade()
     });
     spec.rules.push(rule(
         &format!("dnat-{dport}"),

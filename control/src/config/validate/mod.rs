@@ -93,6 +93,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
             interface_ct_zones: names.ct_zones,
+            interface_mss: Vec::new(),
             zones: names.zones,
             raw: raw.unwrap_or_default(),
             nat: nat.unwrap_or_default(),

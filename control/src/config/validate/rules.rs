@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use dataplane::api::policy::{Action, MAX_RULES, NatKind, NatRuleSpec, PreservePort, RawAction, RawRuleSpec, RuleSpec};
+use dataplane::api::policy::{
+    Action, MAX_RULES, NatKind, NatRuleSpec, PreservePort, RawAction, RawRuleSpec, RuleSpec, ToPort,
+};
 
 use super::super::address::{Element, is_unicast};
 use super::super::names::{TCP, UDP};
@@ -114,11 +116,13 @@ impl<'y> Rules<'_, 'y> {
         }
         let kind = match (kind, to_address) {
             (Kind::Masquerade, _) => NatKind::Masquerade,
-            (Kind::Snat, Some((_, to_address))) => NatKind::Snat { to_address },
-            (Kind::Dnat, Some((_, to_address))) => NatKind::Dnat { to_address, to_port },
+            (Kind::Snat, Some((_, to_address))) => NatKind::Snat { to: to_address.into() },
+            (Kind::Dnat, Some((_, to_address))) => {
+                NatKind::Dnat { to: to_address.into(), port: to_port.map(ToPort::One) }
+            }
             (Kind::Snat | Kind::Dnat, None) => return None,
         };
-        Some(NatRuleSpec { name: name?.to_owned(), matches, kind, preserve_port })
+        Some(NatRuleSpec { preserve_port, ..NatRuleSpec::new(name?, matches, kind) })
     }
 
     fn to_address(&self, node: &'y Node) -> Option<(&'y Node, IpAddr)> {
