@@ -114,6 +114,31 @@ impl<K: Key> Table<K> {
         Ok(slot)
     }
 
+    /// Gives an entry another reply tuple.
+    ///
+    /// # Errors
+    /// [`InsertError`], and nothing changed.
+    pub fn replace_reply(&mut self, slot: u32, key: K) -> Result<(), InsertError> {
+        let hash = self.hash(&key);
+        if self.find(hash, &key).is_some() {
+            return Err(InsertError::Clash);
+        }
+        let old = self.entries.get(slot as usize).ok_or(InsertError::Full)?.keys[1];
+        let old_hash = self.hash(&old);
+        // First out, then in: the two may look alike to the index.
+        self.index.remove(old_hash, slot << 1 | 1);
+        if self.index.insert(hash, slot << 1 | 1).is_err() {
+            // Invariant: its place has just become free.
+            let back = self.index.insert(old_hash, slot << 1 | 1);
+            debug_assert!(back.is_ok(), "there is room for what was there");
+            return Err(InsertError::Full);
+        }
+        if let Some(e) = self.entries.get_mut(slot as usize) {
+            e.keys[1] = key;
+        }
+        Ok(())
+    }
+
     /// Makes an entry unfindable; it stays until [`Table::free`].
     pub fn unlink(&mut self, slot: u32) {
         let Some(keys) = self.entries.get(slot as usize).map(|e| e.keys) else { return };
@@ -163,8 +188,42 @@ impl<K: Key> Table<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
-    use crate::conntrack::tuple::Key4;
+    use crate::conntrack::tuple::{Key4, Tuple, proto};
+
+    fn key(dport: u16) -> Key4 {
+        let (src, dst) = (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(198, 51, 100, 1).into());
+        Key4::pack(&Tuple { src, dst, proto: proto::UDP, sport: 53, dport, ct_zone: 0 })
+    }
+
+    /// Few buckets, so that old and new often look alike.
+    #[test]
+    fn an_entry_is_found_by_its_new_reply_tuple_and_not_by_its_old() {
+        let mut table: Table<Key4> = Table::new(8, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let slots: Vec<u32> =
+            (0..8).map(|n| table.insert([key(n), key(100 + n)], Conn::default()).expect("room")).collect();
+        let find = |table: &Table<Key4>, k: Key4| table.find(table.hash(&k), &k);
+        let mut replies: Vec<u16> = (100..108).collect();
+        for n in 0..2000 {
+            let i = usize::from(n % 8);
+            assert_eq!(table.replace_reply(slots[i], key(replies[(i + 1) % 8])), Err(InsertError::Clash));
+            assert_eq!(table.replace_reply(slots[i], key(0)), Err(InsertError::Clash));
+            let old = std::mem::replace(&mut replies[i], 1000 + n);
+            assert_eq!(table.replace_reply(slots[i], key(1000 + n)), Ok(()));
+            assert_eq!(find(&table, key(old)), None);
+            for (i, &reply) in replies.iter().enumerate() {
+                assert_eq!(find(&table, key(reply)), Some((slots[i], Direction::Reply)));
+                assert_eq!(find(&table, key(u16::try_from(i).expect("few"))), Some((slots[i], Direction::Original)));
+            }
+        }
+        for slot in slots {
+            table.unlink(slot);
+            table.free(slot);
+        }
+        assert!(replies.iter().all(|&reply| find(&table, key(reply)).is_none()));
+    }
 
     #[test]
     fn an_ipv4_connection_takes_at_most_192_bytes_with_its_share_of_the_index() {
