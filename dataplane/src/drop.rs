@@ -58,8 +58,10 @@ drop_reasons! {
     FragmentTimeout "fragment_timeout" "The rest of the datagram did not come in time.";
     // Steering
     HandoverFull "handover_full" "The ring to the worker that owns the flow was full.";
-    SignpostFull "signpost_full" "The reply's home worker had no room for the signpost.";
-    SignpostClash "signpost_clash" "The reply tuple already belongs to another connection on its home worker.";
+    SignpostFull "signpost_full" "The reply's home worker had no room for the signpost, or the ring to it was full.";
+    SignpostClash "signpost_clash" "The packet begins a connection, and its own tuple is that of another worker's connection that has just ended or begun.";
+    SignpostWait "signpost_wait" "Too many packets wait for their reply's home worker to say that the reply tuple is free.";
+    SignpostTimeout "signpost_timeout" "The reply's home worker did not say in time whether the reply tuple is free.";
     // Raw, tracking: invalid packets that the policy dropped keep the reason why they are invalid
     RawRule "raw_rule" "A raw rule dropped it.";
     InvalidExtension "invalid_extension" "INVALID: an IPv6 extension header is cut short, or there are too many.";

@@ -203,17 +203,28 @@ pub struct Parcel<B> {
     pub follow: u8,
 }
 
+/// Which question a note answers: the asker's place for it, and how often that has been used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The place.
+    pub slot: u16,
+    /// Its use.
+    pub turn: u32,
+}
+
 /// A small message from worker to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The sender owns the flow of this tuple, whose home you are.
-    Place(Tuple),
-    /// It does no longer.
+    /// The sender wants to own the flow of this tuple, whose home you are. Answered by one of the next three.
+    Place(Tuple, Ticket),
+    /// The tuple is yours alone, and its packets are sent to you.
+    Placed(Tuple, Ticket),
+    /// It cannot be: another connection has it.
+    Clash(Tuple, Ticket),
+    /// It cannot be: there is no room for a signpost.
+    Full(Tuple, Ticket),
+    /// The sender does not want, or own, the flow of this tuple any longer.
     Remove(Tuple),
-    /// Your signpost for this tuple cannot be placed: another connection has it.
-    Clash(Tuple),
-    /// Your signpost for this tuple cannot be placed: no room.
-    Full(Tuple),
     /// The sender expects a connection with this key (source port 0 is any) and will own it.
     Expect(Tuple),
     /// It does no longer.

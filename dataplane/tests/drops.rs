@@ -10,11 +10,13 @@ use common::ftp;
 use common::lab::*;
 use common::pkt::*;
 use common::session::Session;
+use dataplane::api::command::ConnFilter;
 use dataplane::api::policy::*;
 use dataplane::api::{DropReason, RouteSpec, RouteTarget};
 use dataplane::conntrack::tuple::proto;
 use dataplane::helper::HELPED;
 use dataplane::io::PortIdx;
+use dataplane::path::reserve::RESERVATIONS;
 use dataplane::steer::PACKET_RING;
 use dataplane::time::Nanos;
 
@@ -97,6 +99,22 @@ fn announced(spec: PolicySpec, text: &[u8]) -> Lab {
     lab
 }
 
+/// A lab of two workers, and questions that belong to worker 0, their answers to worker 1.
+fn far_away() -> (Lab, impl Iterator<Item = Pkt>) {
+    let lab = Lab::with(forwarded(), Setup { workers: 2, conntrack_max: 8192, buffers: 16384, ..Setup::default() });
+    let steer = lab.workers[0].path().steer.clone();
+    let questions = (1024..u16::MAX).filter_map(move |port| {
+        let homes = |asks| {
+            let question = tuple(SERVER, port, GATEWAY, asks, proto::UDP);
+            let answer = tuple("10.0.0.9", 80, SERVER, port, proto::UDP);
+            (steer.home(&question), steer.home(&answer))
+        };
+        let asks = (8000..8064).find(|&asks| homes(asks) == (0, 1))?;
+        Some(addressed(WAN, &udp(SERVER, port, GATEWAY, asks, b"")))
+    });
+    (lab, questions)
+}
+
 /// What frag.rs, frag_limits.rs and frag_virtual.rs are about.
 const FRAGMENTS: &[DropReason] = &[
     DropReason::FragmentInvalid,
@@ -169,12 +187,37 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             lab
         }
         R::SignpostClash => {
-            let mut lab = Lab::with(forwarded(), Setup { workers: 4, ..Setup::default() });
-            for port in 1024..1100 {
-                for asks in 8000..8004 {
-                    lab.send(WAN, &udp(SERVER, port, GATEWAY, asks, b""));
-                }
+            let (mut lab, mut questions) = far_away();
+            let first = questions.next().expect("a question");
+            lab.send(WAN, &first);
+            let (client, port) = (first.src.to_string(), u16::from_be_bytes([first.l4[0], first.l4[1]]));
+            let answer = addressed(LAN, &udp("10.0.0.9", 80, &client, port, b""));
+            lab.send(LAN, &answer);
+            lab.crowd(questions);
+            // Its signpost cannot be taken back yet, and what it is for begins a connection.
+            lab.flush_at(0, ConnFilter::default());
+            lab.arrive_at(1, LAN, &answer.frame());
+            for worker in [1, 0, 1] {
+                lab.step(worker);
             }
+            lab.run();
+            lab
+        }
+        R::SignpostWait => {
+            let (mut lab, questions) = far_away();
+            for question in questions.take(RESERVATIONS + 1) {
+                lab.arrive_at(0, WAN, &question.frame());
+                lab.step(0);
+            }
+            lab.run();
+            lab
+        }
+        R::SignpostTimeout => {
+            let (mut lab, mut questions) = far_away();
+            lab.arrive_at(0, WAN, &questions.next().expect("a question").frame());
+            lab.step(0);
+            lab.now = lab.now + Nanos::from_millis(100);
+            lab.step(0);
             lab
         }
         R::RawRule => {

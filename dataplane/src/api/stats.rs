@@ -96,7 +96,7 @@ labelled! {
         AddressGone "address_gone";
         /// Ended early to make room.
         EarlyDrop "early_drop";
-        /// Ended because its signpost was refused.
+        /// Ended at once, for its first packet could not pass its helper.
         Refused "refused";
     }
 }

@@ -93,6 +93,8 @@ impl Flags {
     pub const ADJUSTED: Self = Self(512);
     /// The entry holds a connection; set and cleared by the table.
     pub const LIVE: Self = Self(1024);
+    /// Not yet a connection: another worker is asked whether the reply tuple is free. It holds both tuples meanwhile.
+    pub const PENDING: Self = Self(2048);
 
     /// Whether all of `f` are set.
     pub const fn has(self, f: Self) -> bool {

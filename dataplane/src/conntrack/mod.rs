@@ -300,18 +300,20 @@ impl Conntrack {
         second
     }
 
-    /// Puts a connection into the table, its first packet of `bytes` bytes counted.
+    /// Puts a connection into the table, its first packet of `bytes` bytes counted where there was one.
     ///
     /// # Errors
     /// Why it cannot be: the table is full, or a tuple is taken.
-    pub fn confirm(&mut self, u: &Unconfirmed, bytes: u32, now: Nanos) -> Result<ConnId, InsertError> {
+    pub fn confirm(&mut self, u: &Unconfirmed, bytes: Option<u32>, now: Nanos) -> Result<ConnId, InsertError> {
         if self.count >= self.max {
             return Err(InsertError::Full);
         }
         let mut conn = Conn::new(u.l4, u.timeout, u.in_port, now);
         conn.mark = u.mark;
         conn.timeout_policy = u.timeout_policy;
-        conn.account(Direction::Original, bytes);
+        if let Some(bytes) = bytes {
+            conn.account(Direction::Original, bytes);
+        }
         if u.leased {
             conn.flags.set(Flags::LEASED);
         }
@@ -329,6 +331,26 @@ impl Conntrack {
         self.count += 1;
         self.wheel.file(id, &mut self.tables);
         Ok(id)
+    }
+
+    /// Gives a connection another reply tuple.
+    ///
+    /// # Errors
+    /// As for [`Conntrack::confirm`], and nothing changed.
+    pub fn replace_reply(&mut self, id: ConnId, u: &Unconfirmed) -> Result<(), InsertError> {
+        if id.is_v6() {
+            self.tables.v6.replace_reply(id.slot(), Key6::pack(&u.reply))?;
+        } else {
+            self.tables.v4.replace_reply(id.slot(), Key4::pack(&u.reply))?;
+        }
+        let flags = &mut self.conn_mut(id).flags;
+        for (flag, wanted) in [(Flags::LEASED, u.leased), (Flags::TRANSLATED, u.is_translated())] {
+            flags.clear(flag);
+            if wanted {
+                flags.set(flag);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a connection out of the table.
@@ -388,7 +410,8 @@ impl Conntrack {
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
         let live = if is_v6 { self.tables.v6.is_live(slot) } else { self.tables.v4.is_live(slot) };
         let id = ConnId(if is_v6 { slot | ConnId::V6 } else { slot });
-        if live && !self.conn(id).flags.has(Flags::DYING) { Scan::Conn(id) } else { Scan::Empty }
+        let hidden = |f: Flags| f.has(Flags::DYING) || f.has(Flags::PENDING);
+        if live && !hidden(self.conn(id).flags) { Scan::Conn(id) } else { Scan::Empty }
     }
 }
 

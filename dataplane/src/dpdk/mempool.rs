@@ -13,6 +13,7 @@ use super::eal::Eal;
 use super::last_error;
 use crate::api::launch::{InterfaceConfig, LaunchConfig, LaunchError};
 use crate::io::FRAME_ROOM;
+use crate::worker::PARKED;
 
 /// The pool of all mbufs.
 #[derive(Debug)]
@@ -85,6 +86,7 @@ pub fn mbufs_needed(config: &LaunchConfig) -> u32 {
         return mbufs.max(MIN_MBUFS);
     }
     let workers = u32::try_from(config.workers.len()).unwrap_or(u32::MAX);
+    let parked = if workers > 1 { PARKED } else { 0 };
     let per_worker: u32 = config
         .interfaces
         .iter()
@@ -94,7 +96,7 @@ pub fn mbufs_needed(config: &LaunchConfig) -> u32 {
             wire.saturating_add(twin)
         })
         .fold(CACHE * 2 + 1024, u32::saturating_add)
-        .saturating_add(u32::try_from(config.defrag_setup().frames()).unwrap_or(u32::MAX));
+        .saturating_add(u32::try_from(config.defrag_setup().frames() + parked).unwrap_or(u32::MAX));
     let needed = workers.saturating_mul(per_worker).saturating_add(4096).max(DEFAULT_MBUFS);
     // One below a power of two fills the pool's ring exactly.
     needed.checked_next_power_of_two().map_or(u32::MAX / 2, |n| n - 1)

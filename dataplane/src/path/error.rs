@@ -40,6 +40,9 @@ impl Path {
                 None => self.invalid(p, from, DropReason::InvalidNoParent, now),
             };
         };
+        if self.conntrack.conn(id).flags.has(Flags::PENDING) {
+            return self.invalid(p, from, DropReason::InvalidNoParent, now); // nothing of it has left yet
+        }
         p.state = CtState::Related;
         p.direction = direction;
         p.conn = Some(id);

@@ -24,10 +24,13 @@ impl Path {
                 None => DropReason::FragmentFirst.into(),
             };
         };
-        if self.conntrack.conn(id).judged != self.policy_epoch
-            && let Err(reason) = self.judge_again(id, now)
-        {
-            return reason.into();
+        if self.conntrack.conn(id).judged != self.policy_epoch {
+            if let Some(slot) = self.waits_for(id) {
+                return Outcome::Wait(slot);
+            }
+            if let Err(reason) = self.judge_again(id, now) {
+                return reason.into();
+            }
         }
         let conn = self.conntrack.conn_mut(id);
         let bytes = &mut conn.bytes[direction.index()];

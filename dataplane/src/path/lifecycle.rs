@@ -74,9 +74,12 @@ impl Path {
         }
     }
 
-    /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index.
+    /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index. Or the worker where
+    /// it is at home has just said so.
     fn taken(&self, t: &Tuple) -> bool {
-        self.conntrack.find(t, self.conntrack.hash(t)).is_some() || self.signposts.owner(t).is_some()
+        self.conntrack.find(t, self.conntrack.hash(t)).is_some()
+            || self.signposts.owner(t).is_some()
+            || self.denied.contains(t)
     }
 
     /// Sees to it that one more connection from `source` in zone `from` may enter the table: within its limits, and with
@@ -104,10 +107,15 @@ impl Path {
         if self.conntrack.count() < limit { Ok(()) } else { Err(DropReason::ConntrackFull) }
     }
 
-    /// Puts a connection into the table and, where its replies arrive elsewhere, a signpost there.
-    pub(super) fn confirm(&mut self, u: &Unconfirmed, bytes: u32, now: Nanos) -> Result<ConnId, DropReason> {
+    /// Puts a connection into the table, with its first packet's `bytes` or, by the operator, without one. Where its replies
+    /// arrive elsewhere it is pending until they may: see [`super::reserve`].
+    pub(super) fn confirm(&mut self, u: &Unconfirmed, bytes: Option<u32>, now: Nanos) -> Result<ConnId, DropReason> {
         if u.helper.is_some() && !self.helpers.has_room() {
             return Err(DropReason::HelperFull);
+        }
+        // A packet that came back as stale has not followed the signpost that is here still, or here again.
+        if self.signposts.owner(&u.original).is_some() {
+            return Err(DropReason::SignpostClash);
         }
         let id = self.conntrack.confirm(u, bytes, now).map_err(|e| match e {
             InsertError::Full => DropReason::ConntrackFull,
@@ -115,19 +123,11 @@ impl Path {
         })?;
         // Only what was expected, and calls, came by another way than their home.
         let original = (u.expected || u.original.proto == proto::GRE) && !self.steer.is_home(&u.original);
-        if original {
-            if !self.notes.tell(self.steer.home(&u.original), Note::Place(u.original)) {
-                self.conntrack.remove(id);
-                return Err(DropReason::SignpostFull);
-            }
-            self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED_ORIGINAL);
-        }
-        if !self.steer.is_home(&u.reply) {
-            if !self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply)) {
-                self.take_out(id, now);
-                return Err(DropReason::SignpostFull);
-            }
-            self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED);
+        let reply = !self.steer.is_home(&u.reply);
+        if original || reply {
+            self.reserve(id, u, [original, reply], bytes.is_none(), now)?;
+        } else {
+            self.stats.ct_event(CtEvent::New);
         }
         if let Some(kind) = u.helper
             && self.helpers.add(id, kind)
@@ -141,7 +141,6 @@ impl Path {
             self.limits.add(u.original.src, self.policy.zone_of(u.in_port));
             self.conntrack.conn_mut(id).counted = self.limits.epoch();
         }
-        self.stats.ct_event(CtEvent::New);
         self.stats.conntrack_entries.set(self.conntrack.count() as u64);
         Ok(id)
     }
@@ -150,26 +149,35 @@ impl Path {
     /// is tried again later.
     pub fn end(&mut self, id: ConnId, event: CtEvent, now: Nanos) {
         let flags = self.conntrack.conn(id).flags;
+        if flags.has(Flags::PENDING) {
+            return self.give_up(id, now);
+        }
         if !flags.has(Flags::DYING) {
             self.stats.ct_event(event);
             self.emit(ConnEventKind::Destroy(event), id, now);
-            if flags.has(Flags::LEASED) {
-                self.lease(&self.conntrack.tuple(id, Direction::Reply), -1);
-            }
-            let conn = self.conntrack.conn(id);
-            if conn.counted == self.limits.epoch() {
-                let from = self.policy.zone_of(conn.in_port);
-                self.limits.remove(self.conntrack.tuple(id, Direction::Original).src, from);
-            }
-            if flags.has(Flags::HELPED) {
-                self.end_help(id, now);
-            }
+            self.give_back(id, now);
         }
         self.take_out(id, now);
     }
 
+    /// Gives back what a connection holds: its port, its place within limits, what its helper knows.
+    pub(super) fn give_back(&mut self, id: ConnId, now: Nanos) {
+        let flags = self.conntrack.conn(id).flags;
+        if flags.has(Flags::LEASED) {
+            self.lease(&self.conntrack.tuple(id, Direction::Reply), -1);
+        }
+        let conn = self.conntrack.conn(id);
+        if conn.counted == self.limits.epoch() {
+            let from = self.policy.zone_of(conn.in_port);
+            self.limits.remove(self.conntrack.tuple(id, Direction::Original).src, from);
+        }
+        if flags.has(Flags::HELPED) {
+            self.end_help(id, now);
+        }
+    }
+
     /// Takes a connection out of the table once its signposts are taken back, or such that follow it go on with them.
-    fn take_out(&mut self, id: ConnId, now: Nanos) {
+    pub(super) fn take_out(&mut self, id: ConnId, now: Nanos) {
         let dying = self.conntrack.conn(id).flags.has(Flags::DYING);
         for (flag, direction) in
             [(Flags::SIGNPOSTED_ORIGINAL, Direction::Original), (Flags::SIGNPOSTED, Direction::Reply)]
@@ -195,7 +203,7 @@ impl Path {
     }
 
     /// Counts a lease of a translated port or identifier, or its return.
-    fn lease(&self, reply: &Tuple, change: i64) {
+    pub(super) fn lease(&self, reply: &Tuple, change: i64) {
         let kind = match reply.proto {
             proto::TCP => 0,
             proto::UDP => 1,
@@ -227,26 +235,22 @@ impl Path {
 
     fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
         match note {
-            Note::Place(t) => {
-                let placed = if self.lookup(&t, self.conntrack.hash(&t), now).is_some() {
-                    Err(PlaceError::Clash)
-                } else {
-                    self.signposts.place(t, from)
+            Note::Place(t, ticket) => {
+                let answer = match self.place(t, from, now) {
+                    Ok(()) => Note::Placed(t, ticket),
+                    Err(PlaceError::Clash) => Note::Clash(t, ticket),
+                    Err(PlaceError::Full) => Note::Full(t, ticket),
                 };
-                let refusal = match placed {
-                    Ok(()) => None,
-                    Err(PlaceError::Clash) => Some(Note::Clash(t)),
-                    Err(PlaceError::Full) => Some(Note::Full(t)),
-                };
-                if let Some(refusal) = refusal {
-                    self.refuse(from, refusal);
-                }
+                // Without room for the answer there is none: who asked waits in vain, and takes the signpost back. To wait
+                // for room here, while others wait for these answers, could be for ever.
+                let _ = self.notes.tell(from, answer);
             }
             Note::Remove(t) => {
                 self.signposts.remove(&t, from);
             }
-            Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
-            Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),
+            Note::Placed(t, ticket) => self.placed(&t, ticket, now),
+            Note::Clash(t, ticket) => self.clashed(&t, ticket, now),
+            Note::Full(t, ticket) => self.no_room(&t, ticket, now),
             Note::Expect(key) => {
                 for worker in self.note_expect(key, from, now).into_iter().flatten() {
                     self.refuse(worker, Note::Unexpected(key));
@@ -260,25 +264,18 @@ impl Path {
         self.stats.signposts.set(self.signposts.count() as u64);
     }
 
+    /// Worker `from` wants the flow of `t`, which is at home here: a signpost, unless the tuple is another connection's.
+    fn place(&mut self, t: Tuple, from: WorkerId, now: Nanos) -> Result<(), PlaceError> {
+        if self.lookup(&t, self.conntrack.hash(&t), now).is_some() {
+            return Err(PlaceError::Clash);
+        }
+        self.signposts.place(t, from)
+    }
+
     fn refuse(&mut self, to: WorkerId, refusal: Note) {
         if !self.notes.tell(to, refusal) {
             // Invariant: `read_notes` reads no note while this is full.
             let _ = self.refusals.try_push((to, refusal));
-        }
-    }
-
-    /// Ends a connection whose signpost could not be placed: packets of tuple `t` would be lost.
-    fn refused(&mut self, t: &Tuple, reason: DropReason, now: Nanos) {
-        let Some((id, direction)) = self.conntrack.lookup(t, now) else { return };
-        let flag = match direction {
-            Direction::Original => Flags::SIGNPOSTED_ORIGINAL,
-            Direction::Reply => Flags::SIGNPOSTED,
-        };
-        if self.conntrack.conn(id).flags.has(flag) {
-            // The signpost is taken back all the same: this refusal may be of an earlier connection with the same reply,
-            // and the home heeds its owner alone.
-            self.stats.drop_packet(reason);
-            self.end(id, CtEvent::Refused, now);
         }
     }
 }

@@ -24,6 +24,7 @@ mod hop;
 mod lifecycle;
 mod operator;
 mod pptp;
+pub mod reserve;
 mod sweep;
 mod view;
 
@@ -36,6 +37,7 @@ use crossbeam_channel::Sender;
 pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use self::pptp::Call;
+use self::reserve::{CHOICES, First, RESERVATIONS, Reservations, Slot};
 use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::rules::{RuleCounters, Trail};
@@ -89,6 +91,8 @@ pub enum Outcome {
     Drop(Refusal),
     /// It is another worker's.
     Handover(WorkerId, HandoverCause),
+    /// It waits for this reservation to be settled, behind those that do already: see [`Path::next_settled`].
+    Wait(Slot),
 }
 
 /// Why a packet goes no further.
@@ -201,6 +205,9 @@ pub struct Path {
     pub events: Option<EventSink>,
     notes: Notes,
     refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
+    reservations: Reservations,
+    /// Tuples that are another worker's connections', while a choice among others is made.
+    denied: ArrayVec<Tuple, CHOICES>,
     random: Random,
     log_limit: RateLimit,
     invalid_limit: RateLimit,
@@ -257,6 +264,8 @@ impl Path {
             events: None,
             notes: setup.notes,
             refusals: ArrayVec::new(),
+            reservations: Reservations::new(if alone { 0 } else { RESERVATIONS }),
+            denied: ArrayVec::new(),
             random: Random::new(a ^ d.rotate_left(17)),
             log_limit: RateLimit::new(now),
             invalid_limit: RateLimit::new(now),
@@ -321,6 +330,9 @@ impl Path {
             if let Some((id, direction)) = hit
                 && self.conntrack.conn(id).judged != self.policy_epoch
             {
+                if let Some(slot) = self.waits_for(id) {
+                    return Outcome::Wait(slot);
+                }
                 let class = self.conntrack.conn(id).class(direction);
                 if let Err(reason) = self.judge_again(id, now) {
                     self.stats.classify(class, direction);
@@ -488,22 +500,28 @@ impl Path {
         if let Err(reason) = self.make_room(p.tuple.src, from, local, now) {
             return reason.into();
         }
+        let before = u;
         if let Err(reason) = self.choose_source(&mut u, snat.as_ref(), follows, hop) {
             return reason.into();
         }
-        let id = match self.confirm(&u, p.ip_len, now) {
+        let id = match self.confirm(&u, Some(p.ip_len), now) {
             Ok(id) => id,
             Err(reason) => return reason.into(),
         };
         p.conn = Some(id);
-        self.emit(ConnEventKind::New, id, now);
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);
-        conn.judged = self.policy_epoch;
         let cached = Cached::new(self.epoch, counter, p.state, true, p.in_port);
         conn.cache[Direction::Original.index()] = cached.leaving(hop.egress, neighbour);
         let rewrite = if u.is_translated() { Rewrite::Tuple(u.reply.inverse()) } else { Rewrite::None };
-        Outcome::Forward(Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: u.helper.is_some() })
+        let plan = Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: u.helper.is_some() };
+        if conn.flags.has(Flags::PENDING) {
+            let waits = self.pending_first(id, First { before, rule: snat, follows, hop, plan });
+            return waits.map_or(DropReason::SignpostWait.into(), Outcome::Wait);
+        }
+        conn.judged = self.policy_epoch;
+        self.emit(ConnEventKind::New, id, now);
+        Outcome::Forward(plan)
     }
 
     /// An INVALID packet: counted, reported where that is wanted, and left to the policy.

@@ -28,11 +28,11 @@ impl Path {
         }
     }
 
-    /// Puts a connection into the table.
+    /// Puts a connection into the table, the `nth` of a command. Says whether it is live; otherwise a reservation will tell.
     ///
     /// # Errors
     /// Why it cannot be; nothing changed.
-    pub fn create(&mut self, spec: &ConnSpec, now: Nanos) -> Result<(), CreateError> {
+    pub fn create(&mut self, spec: &ConnSpec, nth: usize, now: Nanos) -> Result<bool, CreateError> {
         let (original, reply) = (spec.original, spec.reply);
         let one_kind = original.proto == reply.proto && original.is_ipv4() == reply.is_ipv4();
         let one_version = |t: &Tuple| t.src.is_ipv4() == t.dst.is_ipv4();
@@ -63,12 +63,13 @@ impl Path {
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,
         };
-        let id = self.confirm(&unconfirmed, 0, now).map_err(|reason| match reason {
-            DropReason::NatClash => CreateError::Exists,
+        let id = self.confirm(&unconfirmed, None, now).map_err(|reason| match reason {
+            DropReason::NatClash | DropReason::SignpostClash => CreateError::Exists,
             _ => CreateError::Full,
         })?;
         let conn = self.conntrack.conn_mut(id);
-        if !spec.judge {
+        let pending = conn.flags.has(Flags::PENDING);
+        if !spec.judge && !pending {
             conn.judged = self.policy_epoch;
         }
         conn.restore(Nanos::from_millis(spec.age_ms), now, spec.packets, spec.bytes);
@@ -84,13 +85,24 @@ impl Path {
                 conn.flags.set(flag);
             }
         }
-        self.emit(ConnEventKind::New, id, now);
-        Ok(())
+        if pending {
+            // Invariant: a command has few.
+            self.pending_made(id, u16::try_from(nth).unwrap_or(u16::MAX), !spec.judge);
+        } else {
+            self.emit(ConnEventKind::New, id, now);
+        }
+        Ok(!pending)
+    }
+
+    /// The live connection that has `tuple`.
+    pub fn known_to_all(&self, tuple: &Tuple, now: Nanos) -> Option<ConnId> {
+        let found = self.conntrack.lookup(tuple, now).map(|(id, _)| id);
+        found.filter(|&id| !self.conntrack.conn(id).flags.has(Flags::PENDING))
     }
 
     /// Writes what FTP's helper knows of the connection that has `tuple` into `into`; `false` where there is none.
     pub fn sides(&self, tuple: &Tuple, into: &mut SavedSides, now: Nanos) -> bool {
-        let id = self.conntrack.lookup(tuple, now).map(|(id, _)| id);
+        let id = self.known_to_all(tuple, now);
         let helped = id.and_then(|id| self.helpers.find(id)).filter(|h| h.kind == HelperKind::Ftp);
         if let Some(helped) = helped {
             helped.save(into);

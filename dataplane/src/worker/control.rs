@@ -3,6 +3,7 @@
 use super::Worker;
 use super::walk::{Task, Walk};
 use crate::api::command::{CREATE_PER_COMMAND, Command, ConnFilter, ConnSpec, CreateError, Event, Message};
+use crate::drop::DropReason;
 use crate::io::Io;
 use crate::path::EventSink;
 use crate::time::Nanos;
@@ -13,6 +14,9 @@ const COMMANDS: usize = 8;
 impl<I: Io> Worker<I> {
     pub(super) fn take_commands(&mut self, now: Nanos) {
         for _ in 0..COMMANDS {
+            if self.creating.is_some() {
+                return; // a tenth of a second at most
+            }
             let Ok(command) = self.commands.try_recv() else { return };
             let event = match command {
                 Command::Policy { policy, rules, limits } => {
@@ -46,14 +50,17 @@ impl<I: Io> Worker<I> {
                     continue;
                 }
                 Command::Get { tuple } => {
-                    let found = self.path.conntrack.lookup(&tuple, now);
-                    Event::Got { conn: found.map(|(id, _)| self.path.view(id, now)) }
+                    let found = self.path.known_to_all(&tuple, now);
+                    Event::Got { conn: found.map(|id| self.path.view(id, now)) }
                 }
                 Command::Sides { tuple, mut into } => {
                     let found = self.path.sides(&tuple, &mut into, now);
                     Event::Sides { found, sides: into }
                 }
-                Command::Create { conns, refused } => self.create(conns, refused, now),
+                Command::Create { conns, refused } => {
+                    self.create(conns, refused, now);
+                    continue;
+                }
                 Command::Expectations { mut into } => {
                     self.path.list_expectations(&mut into, now);
                     Event::Expectations { expectations: into }
@@ -83,17 +90,50 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Puts connections into the table, between two bursts.
-    fn create(&mut self, conns: Vec<ConnSpec>, mut refused: Vec<(usize, CreateError)>, now: Nanos) -> Event {
+    /// Puts connections into the table, between two bursts. The answer comes when none is pending any more.
+    fn create(&mut self, conns: Vec<ConnSpec>, mut refused: Vec<(usize, CreateError)>, now: Nanos) {
         refused.clear();
-        let mut made = 0;
+        let (mut made, mut pending) = (0, 0);
         for (n, conn) in conns.iter().take(CREATE_PER_COMMAND).enumerate() {
-            match self.path.create(conn, now) {
-                Ok(()) => made += 1,
+            match self.path.create(conn, n, now) {
+                Ok(true) => made += 1,
+                Ok(false) => pending += 1,
                 Err(e) if refused.len() < refused.capacity() => refused.push((n, e)),
                 Err(_) => {}
             }
         }
-        Event::Created { made, refused, conns }
+        let creating = Creating { conns, refused, made, pending };
+        if pending == 0 { self.say(creating.answer()) } else { self.creating = Some(creating) }
+    }
+
+    /// One of the operator's connections that was pending is live, or not to be for a reason.
+    pub(super) fn made(&mut self, nth: u16, refused: Option<DropReason>) {
+        let Some(mut creating) = self.creating.take() else { return };
+        match refused {
+            None => creating.made += 1,
+            Some(reason) if creating.refused.len() < creating.refused.capacity() => {
+                let clash = reason == DropReason::SignpostClash;
+                let e = if clash { CreateError::Exists } else { CreateError::Full };
+                creating.refused.push((usize::from(nth), e));
+            }
+            Some(_) => {}
+        }
+        creating.pending -= 1;
+        if creating.pending == 0 { self.say(creating.answer()) } else { self.creating = Some(creating) }
+    }
+}
+
+/// Connections that the operator makes, of which some wait for other workers to say that their reply tuples are free.
+#[derive(Debug)]
+pub(super) struct Creating {
+    conns: Vec<ConnSpec>,
+    refused: Vec<(usize, CreateError)>,
+    made: u64,
+    pending: usize,
+}
+
+impl Creating {
+    fn answer(self) -> Event {
+        Event::Created { made: self.made, refused: self.refused, conns: self.conns }
     }
 }

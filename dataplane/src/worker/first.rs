@@ -37,16 +37,16 @@ impl<I: Io> Worker<I> {
             Outcome::Forward(plan) => {
                 self.train.reverse(); // so that the first comes off first
                 if let Some(first) = self.train.pop() {
-                    if plan.helped {
-                        self.forward_helped(first.buf, &judged, plan, now);
-                    } else {
-                        self.forward(first.buf, &judged, &plan, now);
-                    }
+                    self.forward_judged(first.buf, &judged, &plan, now);
                 }
-                while let Some(piece) = self.train.pop() {
-                    self.later(piece.buf, header::later(&packet, &piece.packet));
+                self.follow_first(&packet, now);
+            }
+            Outcome::Wait(slot) => {
+                self.train.reverse();
+                if let Some(first) = self.train.pop() {
+                    self.park(first.buf, judged, slot, now);
                 }
-                self.process(false, now);
+                self.follow_first(&packet, now); // they wait behind it
             }
             Outcome::Drop(Refusal { reason, error }) => {
                 self.defrag.refused(q);
@@ -64,6 +64,14 @@ impl<I: Io> Worker<I> {
                 self.hand_over_first(&packet, judged, to, cause);
             }
         }
+    }
+
+    /// What is left in the train, last first, goes after its first.
+    fn follow_first(&mut self, first: &Packet, now: Nanos) {
+        while let Some(piece) = self.train.pop() {
+            self.later(piece.buf, header::later(first, &piece.packet));
+        }
+        self.process(false, now);
     }
 
     /// A later fragment of a datagram whose first was judged: to its home with it, or into the batch.

@@ -12,6 +12,7 @@ mod first;
 mod header;
 mod helped;
 mod neighbour;
+mod parked;
 mod send;
 mod train;
 mod walk;
@@ -19,7 +20,10 @@ mod walk;
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
+use self::control::Creating;
 use self::neighbour::{HELD, Held};
+pub use self::parked::PARKED;
+use self::parked::Parked;
 use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
@@ -85,6 +89,9 @@ pub struct Worker<I: Io> {
     /// Frames on their way out, by port.
     tx: Vec<Burst<I::Buf>>,
     held: ArrayVec<Held<I::Buf>, HELD>,
+    parked: Parked<I::Buf>,
+    /// Connections that the operator makes, while some are pending.
+    creating: Option<Creating>,
     defrag: Defrag<I::Buf>,
     /// The datagram in hand, as the fragments that it came in; empty between two.
     train: Train<I::Buf>,
@@ -99,6 +106,7 @@ impl<I: Io> Worker<I> {
     /// A worker ready to run.
     pub fn new(setup: WorkerSetup<I::Buf>, path: Path, io: I, now: Nanos) -> Self {
         let ports = path.interfaces.len() * 2;
+        let parked = Parked::new(path.steer.is_alone());
         Self {
             io,
             path,
@@ -112,6 +120,8 @@ impl<I: Io> Worker<I> {
             batch: Some(Box::new(Batch { bufs: ArrayVec::new(), packets: ArrayVec::new() })),
             tx: (0..ports).map(|_| Burst::new()).collect(),
             held: ArrayVec::new(),
+            parked,
+            creating: None,
             defrag: Defrag::new(&setup.defrag, setup.seed),
             train: Train::new(),
             walks: Walks::new(),
@@ -133,6 +143,8 @@ impl<I: Io> Worker<I> {
         }
         busy |= self.receive_parcels(now);
         self.path.tick(EXPIRIES, now);
+        self.path.expire_reservations(now);
+        busy |= self.release_parked(now);
         self.give_up_held(now);
         self.expire_fragments(now);
         self.flush();
@@ -178,9 +190,9 @@ impl<I: Io> Worker<I> {
         let mut frames: Burst<I::Buf> = Burst::new();
         self.io.rx_burst(port, self.burst, &mut frames);
         // After the poll and before any lookup: see `Path::read_notes`.
-        self.path.read_notes(now);
+        let released = self.read_notes(now);
         if frames.is_empty() {
-            return false;
+            return released;
         }
         let counters = self.path.stats.port(port);
         counters.rx_packets.add(frames.len() as u64);
@@ -315,12 +327,12 @@ impl<I: Io> Worker<I> {
                 let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
                 busy = true;
                 if packet.kind == L4::Fragment {
-                    self.path.read_notes(now); // it may be the last of its datagram
+                    self.read_notes(now); // it may be the last of its datagram
                     self.process(true, now);
                     self.fragment(buf, packet, now); // its addresses' home puts it together
                 } else if follow > 0 {
                     // What came before it goes first.
-                    self.path.read_notes(now);
+                    self.read_notes(now);
                     self.process(true, now);
                     self.receive_train(from, buf, packet, follow);
                     self.judge_train(packet, true, now);
@@ -328,7 +340,7 @@ impl<I: Io> Worker<I> {
                     self.enqueue(buf, packet);
                 }
             }
-            self.path.read_notes(now);
+            busy |= self.read_notes(now);
             self.process(true, now);
         }
         busy
@@ -374,25 +386,31 @@ impl<I: Io> Worker<I> {
             self.path.conntrack.prefetch_entry(p.tuple.is_ipv4(), p.hash);
         }
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
-            match self.path.judge(packet, now) {
-                Outcome::Forward(plan) if packet.later => {
-                    self.forward_later(buf, usize::from(packet.l3), packet, &plan, now);
-                }
-                Outcome::Forward(plan) if plan.helped => self.forward_helped(buf, packet, plan, now),
-                Outcome::Forward(plan) => self.forward(buf, packet, &plan, now),
-                Outcome::Drop(Refusal { reason, error }) => {
-                    self.path.stats.drop_packet(reason);
-                    if let Some(error) = error {
-                        self.answer(buf.bytes(), packet, error, now);
-                    }
-                }
-                Outcome::Handover(to, cause) => {
-                    let cause = packet.astray(cause, handed);
-                    self.hand_over(buf, *packet, to, cause);
-                }
-            }
+            self.judge(buf, packet, handed, now);
         }
         packets.clear();
         self.batch = Some(batch);
+    }
+
+    /// One packet through all stages.
+    #[inline]
+    fn judge(&mut self, buf: I::Buf, packet: &mut Packet, handed: bool, now: Nanos) {
+        match self.path.judge(packet, now) {
+            Outcome::Forward(plan) if packet.later => {
+                self.forward_later(buf, usize::from(packet.l3), packet, &plan, now);
+            }
+            Outcome::Forward(plan) => self.forward_judged(buf, packet, &plan, now),
+            Outcome::Drop(Refusal { reason, error }) => {
+                self.path.stats.drop_packet(reason);
+                if let Some(error) = error {
+                    self.answer(buf.bytes(), packet, error, now);
+                }
+            }
+            Outcome::Handover(to, cause) => {
+                let cause = packet.astray(cause, handed);
+                self.hand_over(buf, *packet, to, cause);
+            }
+            Outcome::Wait(slot) => self.park(buf, *packet, slot, now),
+        }
     }
 }

@@ -115,14 +115,7 @@ impl<I: Io> Worker<I> {
     pub(super) fn judge_train(&mut self, mut packet: Packet, handed: bool, now: Nanos) {
         packet.hash = self.path.conntrack.prefetch_bucket(&packet.tuple);
         match self.path.judge(&mut packet, now) {
-            Outcome::Forward(plan) => {
-                if plan.helped
-                    && let Err(reason) = self.help_train(&packet, now)
-                {
-                    return self.lose_train(reason);
-                }
-                self.forward_train(&packet, &plan, now);
-            }
+            Outcome::Forward(plan) => self.forward_judged_train(&packet, &plan, now),
             Outcome::Drop(Refusal { reason, error }) => {
                 if let Some(error) = error {
                     let train = std::mem::take(&mut self.train);
@@ -138,7 +131,18 @@ impl<I: Io> Worker<I> {
                 let cause = packet.astray(cause, handed);
                 self.hand_over_train(packet, to, cause);
             }
+            Outcome::Wait(slot) => self.park_train(packet, slot, now),
         }
+    }
+
+    /// Sends the datagram in the train as its plan says, past its connection's helper.
+    pub(super) fn forward_judged_train(&mut self, packet: &Packet, plan: &Plan, now: Nanos) {
+        if plan.helped
+            && let Err(reason) = self.help_train(packet, now)
+        {
+            return self.lose_train(reason);
+        }
+        self.forward_train(packet, plan, now);
     }
 
     /// Rewrites the datagram in the train, `packet` being the whole, and sends it.

@@ -27,7 +27,7 @@ use dataplane::io::{Buf, PortIdx};
 use dataplane::packet::CtState;
 use dataplane::parse::{self, Parsed};
 use dataplane::path::{Interface, Path, PathSetup};
-use dataplane::steer::{self, Steer, mesh};
+use dataplane::steer::{self, NOTE_RING, Steer, mesh};
 use dataplane::time::Nanos;
 use dataplane::worker::{Worker, WorkerSetup};
 
@@ -419,6 +419,23 @@ impl Lab {
         self.workers[worker].step(self.now);
     }
 
+    /// Fills the ring of notes from worker 0 to one that sleeps: each of `questions` begins a connection whose replies are at
+    /// home there, and their ends are more than the ring can tell.
+    pub fn crowd(&mut self, questions: impl Iterator<Item = Pkt>) {
+        for (n, question) in questions.take(NOTE_RING + 10).enumerate() {
+            self.arrive_at(0, WAN, &question.frame());
+            if n % 30 == 29 {
+                self.run();
+                self.collect();
+            }
+        }
+        self.run();
+        self.collect();
+        let entries = self.entries();
+        assert!(self.flush_at(0, ConnFilter { replied: Some(false), ..ConnFilter::default() }) > NOTE_RING as u64);
+        assert_eq!(self.entries(), entries - NOTE_RING, "some stay until their signposts are gone");
+    }
+
     /// Where replies and questions of `t` arrive.
     pub fn home(&self, t: &Tuple) -> usize {
         usize::from(self.workers[0].path().steer.home(t))
@@ -434,6 +451,7 @@ impl Lab {
                 self.now = self.now + Nanos(1000);
             }
             let mut busy = self.commands.iter().any(|c| !c.is_empty());
+            busy |= self.workers.iter().any(|w| w.path().pending() > 0);
             for w in &mut self.workers {
                 busy |= w.step(self.now);
             }
@@ -590,34 +608,36 @@ impl Lab {
 
     /// Ends the connections that `filter` asks for; gives their number.
     pub fn flush(&mut self, filter: ConnFilter) -> u64 {
-        let mut all = 0;
-        for n in 0..self.workers.len() {
-            let mut cursor = 0;
-            loop {
-                self.commands[n].send(Command::Flush { cursor, filter }).expect("the worker lives");
-                let mut answer = None;
-                for _ in 0..TURNS_PER_ANSWER {
-                    self.workers[n].step(self.now);
-                    for m in self.messages.try_iter() {
-                        match m.event {
-                            Event::Flushed { next, ended } => answer = Some((next, ended)),
-                            other => self.events.push(other),
-                        }
-                    }
-                    if answer.is_some() {
-                        break;
-                    }
-                }
-                let (next, ended) = answer.expect("an answer");
-                all += ended;
-                match next {
-                    Some(c) => cursor = c,
-                    None => break,
-                }
-            }
-        }
+        let all = (0..self.workers.len()).map(|n| self.flush_at(n, filter)).sum();
         self.run();
         all
+    }
+
+    /// Those of one worker, while the others sleep.
+    pub fn flush_at(&mut self, worker: usize, filter: ConnFilter) -> u64 {
+        let (mut all, mut cursor) = (0, 0);
+        loop {
+            self.commands[worker].send(Command::Flush { cursor, filter }).expect("the worker lives");
+            let mut answer = None;
+            for _ in 0..TURNS_PER_ANSWER {
+                self.workers[worker].step(self.now);
+                for m in self.messages.try_iter() {
+                    match m.event {
+                        Event::Flushed { next, ended } => answer = Some((next, ended)),
+                        other => self.events.push(other),
+                    }
+                }
+                if answer.is_some() {
+                    break;
+                }
+            }
+            let (next, ended) = answer.expect("an answer");
+            all += ended;
+            match next {
+                Some(c) => cursor = c,
+                None => return all,
+            }
+        }
     }
 
     /// Packets that rule `n` of the policy in force has seen, all workers together; the default comes last.
