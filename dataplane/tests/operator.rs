@@ -263,6 +263,27 @@ fn a_tuple_that_another_connection_answers_to_is_refused() {
     });
 }
 
+/// The worker that makes it need not know: the answer waits for the one that does.
+#[test]
+fn a_reply_tuple_that_is_another_connections_is_refused_wherever_that_lives() {
+    let mut spec = usual();
+    dnat(&mut spec, 8080, "10.0.0.9", Some(80));
+    everywhere(spec, |lab| {
+        for port in 4000..4016 {
+            lab.passes(WAN, &udp("203.0.113.5", port, "198.51.100.1", 8080, b"q"), LAN);
+        }
+        for c in lab.conns() {
+            for dport in 8081..8085 {
+                let original = Tuple { dport, ..c.original };
+                let taken = ConnSpec { original, reply: c.reply, ..saved(proto::UDP, 1, 2) };
+                assert_eq!(create(lab, &[taken]), (0, vec![CreateError::Exists]));
+            }
+        }
+        assert_eq!(lab.entries(), 16);
+        lab.sound();
+    });
+}
+
 #[test]
 fn a_connection_that_is_there_or_makes_no_sense_is_refused() {
     everywhere(closed(), |lab| {

@@ -470,6 +470,28 @@ fn a_signpost_taken_back_late_is_not_that_of_the_connection_that_follows() {
     lab.passes(LAN, &client.answer(), WAN);
 }
 
+/// Whenever it is tried again: also while the connection that follows waits for that very signpost.
+#[test]
+fn a_signpost_is_not_taken_back_from_the_connection_that_waits_for_it() {
+    for late in [0, 50, 100, 150, 200, 250, 300] {
+        let (mut lab, client) = crowded();
+        end_quietly(&mut lab, &client);
+        lab.step(1); // there is room again
+        lab.now = lab.now + Nanos::from_millis(late);
+        lab.arrive_at(0, WAN, &client.question().frame());
+        lab.step(0);
+        for _ in 0..9 {
+            lab.now = lab.now + Nanos::from_millis(10);
+            lab.step(0);
+        }
+        assert_eq!(lab.workers[0].path().pending(), 1);
+        lab.run();
+        assert_eq!(lab.collect().len(), 1);
+        lab.sound();
+        lab.passes(LAN, &client.answer(), WAN);
+    }
+}
+
 /// Worker 1 still has the signpost: its ring of notes is full, the one that takes it back is not in it. A connection of the
 /// answer's own would share its tuple with what worker 0 may begin.
 #[test]
