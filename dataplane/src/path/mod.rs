@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! raw → conntrack
-//!   first packet of a connection: DNAT → route → TTL, MTU → filter → SNAT → confirm → signpost
+//!   first packet of a connection: DNAT → route → TTL, MTU → filter → SNAT → confirm → (wait for a signpost)
 //!   later packets:                what was found for this direction and class, while its epoch is current
 //!   ICMP error about one:         the connection's translation → route → TTL → filter
 //!   INVALID, UNTRACKED:           route → TTL, MTU → filter; never translated
