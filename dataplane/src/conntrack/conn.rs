@@ -94,7 +94,7 @@ impl Flags {
     /// The entry holds a connection; set and cleared by the table.
     pub const LIVE: Self = Self(1024);
     /// Not yet a connection: another worker is asked whether the reply tuple is free. It holds both tuples meanwhile.
-    pub const PENDING: Self = Self(2048);
+    pub const PENDING: Self = Self(1 << 15);
 
     /// Whether all of `f` are set.
     pub const fn has(self, f: Self) -> bool {
