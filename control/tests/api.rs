@@ -238,7 +238,10 @@ fn tables_are_aligned_for_people() {
 ";
     assert_eq!(rules, expect);
     let nat = lab.ctl(&["show", "nat"]).expect("nat");
-    assert_eq!(nat.lines().nth(1), Some("1  out   masquerade  from lan to wan  the egress interface's address"));
+    assert_eq!(
+        nat.lines().nth(1),
+        Some("1  out   masquerade            0         0  from lan to wan  the egress interface's address")
+    );
     let sets = lab.ctl(&["show", "sets"]).expect("sets");
     assert_eq!(sets, "NAME  IPV4 RANGES  IPV6 RANGES\nmgmt            2            0\n");
     for part in ["interfaces", "routes", "neighbours", "workers"] {

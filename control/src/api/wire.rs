@@ -127,12 +127,18 @@ pub struct Nat {
     pub position: usize,
     /// Its name.
     pub name: String,
-    /// `masquerade`, `snat` or `dnat`.
+    /// `none`, `masquerade`, `snat`, `dnat`, `twice`, `redirect`, `netmap` or `nptv6`.
     pub kind: String,
     /// What it matches, as words.
     pub matches: String,
-    /// The new address and port, as words.
+    /// The new addresses and ports and how they are chosen, as words.
     pub to: String,
+    /// Connections that it translated; not counted where there is no state (nptv6).
+    #[serde(default)]
+    pub connections: u64,
+    /// New connections for which it found no port or no address.
+    #[serde(default)]
+    pub failures: u64,
 }
 
 /// A line of `show routes`.
