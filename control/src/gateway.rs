@@ -16,6 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::kernel::KernelError;
 use crate::kernel::setup;
 use crate::kernel::state::State;
+use crate::leases::Meter;
 use crate::ledger::Ledger;
 use crate::publish::{PublishError, Published, Publisher};
 use crate::workers::Workers;
@@ -88,6 +89,10 @@ pub struct Gateway {
     pub dpdk_version: String,
     /// Reloads that succeeded and that did not.
     pub reloads: [AtomicU64; 2],
+    /// How the use of translated ports grows.
+    pub leases: Meter,
+    /// The most failed translations without a rule that metrics have shown.
+    pub nameless_failures: AtomicU64,
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -116,6 +121,8 @@ impl Gateway {
             tsc_hz: crate::cpu::tsc_hz(),
             dpdk_version,
             reloads: Default::default(),
+            leases: Meter::default(),
+            nameless_failures: AtomicU64::new(0),
             reloading: tokio::sync::Mutex::new(()),
         }
     }

@@ -158,6 +158,8 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
         ("sluice_rule_bytes_total", "counter"),
         ("sluice_nat_ports_used", "gauge"),
         ("sluice_nat_ports_free", "gauge"),
+        ("sluice_nat_exhaustion_seconds", "gauge"),
+        ("sluice_nat_rule_connections_total", "counter"),
         ("sluice_nat_failures_total", "counter"),
         ("sluice_handover_packets_total", "counter"),
         ("sluice_reloads_total", "counter"),
