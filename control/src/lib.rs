@@ -20,4 +20,5 @@ pub mod leases;
 pub mod ledger;
 pub mod metrics;
 pub mod publish;
+pub mod sweep;
 pub mod workers;

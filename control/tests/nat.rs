@@ -4,7 +4,8 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{Lab, eventually};
+use common::{Lab, eventually, tcp_conn};
+use dataplane::api::stats::CtEvent;
 use serde_json::Value;
 
 const RULES: &str = "    - {name: out, from: lan, to: wan, action: accept}";
@@ -23,13 +24,13 @@ fn lab(workers: usize, nat: &str) -> Lab {
     lab
 }
 
-/// Reloads with the translations `nat` instead.
-fn translate(lab: &Lab, nat: &str) {
+/// Reloads with the translations `nat` instead; what it answers.
+fn translate(lab: &Lab, nat: &str) -> String {
     let yaml = lab.yaml(RULES);
     let (head, rest) = yaml.split_once("\nnat:\n").expect("there are rules");
     let (_, tail) = rest.split_once("\npolicy:\n").expect("and an end of them");
     std::fs::write(lab.file(), format!("{head}\nnat:\n{nat}policy:\n{tail}")).expect("write");
-    lab.ctl(&["reload"]).expect("reload");
+    lab.ctl(&["reload"]).expect("reload")
 }
 
 fn json(text: &str) -> Value {
@@ -129,5 +130,28 @@ fn ports_are_used_free_and_last_some_seconds() {
     }
     assert_eq!(metric("ports_free", "203.0.113.9", "tcp"), Some(0.0));
     assert_eq!(metric("exhaustion_seconds", "203.0.113.9", "tcp"), Some(0.0), "there is none left");
+    lab.stop();
+}
+
+#[test]
+fn a_reload_says_what_became_of_the_connections() {
+    let lab = lab(2, NAT);
+    lab.fake.seen[0].lock().conns = (0..5000).map(tcp_conn).collect();
+    lab.fake.seen[1].lock().conns = (5000..5010).map(tcp_conn).collect();
+    let original = |sport| tcp_conn(sport).original;
+    // The last of the first worker's is beyond the first step.
+    lab.fake.seen[0].lock().doomed = vec![(original(7), CtEvent::Denied), (original(4999), CtEvent::Denied)];
+    lab.fake.seen[1].lock().doomed = vec![(original(5005), CtEvent::Retranslated)];
+    let answer = translate(&lab, "  - {name: out, type: masquerade, from: lan, to: wan}\n");
+    let (head, connections) = answer.split_once("; ").expect("two parts");
+    assert!(head.starts_with("policy generation 3 is in force after ") && head.ends_with(" ms"), "{answer}");
+    assert_eq!(connections, "5007 connections kept, 3 ended (2 denied, 1 translated otherwise)\n");
+    assert_eq!(lab.fake.seen[0].lock().sweeps, 1 + 2, "one of the reload before, and two for as many chunks");
+
+    let again = json(&lab.ctl(&["--json", "reload"]).expect("reload"));
+    let expect = serde_json::json!({
+        "kept": 5007, "denied": 0, "retranslated": 0, "address_gone": 0, "finished": true
+    });
+    assert_eq!((&again["connections"], &again["generation"]), (&expect, &4.into()));
     lab.stop();
 }

@@ -19,6 +19,18 @@ pub fn status(out: &mut impl Write, s: &wire::Status) -> io::Result<()> {
     writeln!(out, "{} of {} connections", s.connections, s.connections_limit)
 }
 
+/// `reload`.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn reloaded(out: &mut impl Write, r: &wire::Reloaded) -> io::Result<()> {
+    write!(out, "policy generation {} is in force after {:.1} ms", r.generation, r.seconds * 1e3)?;
+    if let Some(connections) = &r.connections {
+        write!(out, "; {connections}")?;
+    }
+    writeln!(out)
+}
+
 /// `show interfaces`.
 ///
 /// # Errors
