@@ -135,7 +135,7 @@ fn strict_keeps_the_port_and_refuses_who_cannot_have_it() {
         for port in 4000..4020 {
             lab.refuses(LAN, &udp("10.0.0.3", port, SERVER, 53, b""), DropReason::NatNoPort);
         }
-        lab.moved(&["class new original +20", "drop nat_no_port +20"]);
+        lab.moved(&["class new original +20", "drop nat_no_port +20", "nat failures +20"]);
         assert_eq!((lab.entries(), lab.leases()), (20, 20));
         let back = lab.passes(WAN, &udp(SERVER, 53, "198.51.100.7", 4000, b""), LAN);
         assert_eq!(back.dst, ip(HOST));
@@ -149,7 +149,7 @@ fn masquerade_needs_an_address_of_the_packets_version() {
         routes.addresses.retain(|(_, a)| *a != "2001:db8::1/64".parse().expect("prefix"));
         lab.reroute(routes);
         lab.refuses(LAN, &udp(HOST6, 4000, SERVER6, 53, b""), DropReason::NatNoAddress);
-        lab.moved(&["class new original +1", "drop nat_no_address +1"]);
+        lab.moved(&["class new original +1", "drop nat_no_address +1", "nat failures +1"]);
         lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
     });
 }

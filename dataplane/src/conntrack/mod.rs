@@ -230,6 +230,7 @@ impl Conntrack {
                     helper: None,
                     in_port: p.in_port,
                     leased: false,
+                    bound: Flags::default(),
                 }),
                 Err(reason) => Tracked::Invalid(reason),
             },
@@ -314,6 +315,7 @@ impl Conntrack {
         if let Some(bytes) = bytes {
             conn.account(Direction::Original, bytes);
         }
+        conn.flags.set(u.bound);
         if u.leased {
             conn.flags.set(Flags::LEASED);
         }
@@ -350,6 +352,9 @@ impl Conntrack {
                 flags.set(flag);
             }
         }
+        flags.clear(Flags::BOUND_TO_ADDRESSES);
+        flags.clear(Flags::ENDS_ON_RELOAD);
+        flags.set(u.bound);
         Ok(())
     }
 

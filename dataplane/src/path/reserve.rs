@@ -27,15 +27,16 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 
 use super::hop::Hop;
+use super::translate::NewSource;
 use super::{Path, Plan, Rewrite};
 use crate::api::command::{CREATE_PER_COMMAND, ConnEventKind};
-use crate::api::policy::NatRuleSpec;
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Flags, Unconfirmed};
 use crate::conntrack::table::InsertError;
 use crate::conntrack::tuple::{Direction, Tuple};
 use crate::drop::DropReason;
+use crate::filter::Destination;
 use crate::steer::{Note, Ticket};
 use crate::time::Nanos;
 
@@ -60,12 +61,14 @@ const REPLY: u8 = 2;
 pub type Slot = u16;
 
 /// What a new connection's first packet was found to need: to send it, and to choose again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct First {
     /// The connection before its source was chosen.
     pub(super) before: Unconfirmed,
-    /// The rule of its source translation.
-    pub(super) rule: Option<NatRuleSpec>,
+    /// The rule that translates its destination.
+    pub(super) destination: Option<Destination>,
+    /// What its source becomes.
+    pub(super) source: NewSource,
     /// Whether it follows its master's translation.
     pub(super) follows: bool,
     /// Where it goes.
@@ -334,19 +337,20 @@ impl Path {
         if r.asked != 0 {
             return;
         }
-        let (id, judged, nth, plan) = (r.id, r.judged, r.nth, r.first.as_ref().map(|f| f.plan));
+        let (id, judged, nth, first) = (r.id, r.judged, r.nth, r.first);
         let conn = self.conntrack.conn_mut(id);
         conn.flags.clear(Flags::PENDING);
         conn.judged = judged;
         self.stats.ct_event(CtEvent::New);
         self.emit(ConnEventKind::New, id, now);
         // A new policy has come meanwhile, and what walks the table in its name has passed this one by.
-        let outdated = plan.is_some() && judged != self.policy_epoch;
-        let denied = if outdated { self.judge_again(id, now).err() } else { None };
-        let settled = match (plan, denied) {
-            (Some(plan), None) => Settled::Sent(plan),
-            (Some(_), Some(reason)) => Settled::Lost(reason),
-            (None, _) => Settled::Made(nth),
+        let settled = match first {
+            Some(first) if judged == self.policy_epoch => {
+                self.count_translation(first.destination, first.source);
+                Settled::Sent(first.plan)
+            }
+            Some(first) => self.judge_again(id, now).map_or_else(Settled::Lost, |()| Settled::Sent(first.plan)),
+            None => Settled::Made(nth),
         };
         self.reservations.settle(ticket.slot, settled);
     }
@@ -387,16 +391,21 @@ impl Path {
         let epoch = self.policy_epoch;
         let Some(r) = self.reservations.of(ticket) else { return Ok(()) };
         let (id, judged) = (r.id, r.judged);
-        let First { before, rule, follows, hop, .. } = r.first.clone().ok_or(DropReason::SignpostClash)?;
+        let First { before, source, follows, hop, .. } = r.first.ok_or(DropReason::SignpostClash)?;
         if judged != epoch {
             return Err(DropReason::PolicyReload); // the rule that says how to choose is another policy's
         }
         r.denied.try_push(taken).map_err(|_| DropReason::NatNoPort)?;
         self.denied = r.denied.clone();
         let mut u = before;
-        let chosen = self.choose_source(&mut u, rule.as_ref(), follows, hop);
-        self.denied.clear();
-        chosen?;
+        let chosen = self.choose_source(&mut u, source, follows, hop);
+        for t in std::mem::take(&mut self.denied) {
+            self.ports.freed(&t); // when it is, nobody tells us
+        }
+        if let Err(reason) = chosen {
+            self.translation_failed(&u, source.rule(), reason, now);
+            return Err(reason);
+        }
         let leased = self.conntrack.conn(id).flags.has(Flags::LEASED);
         self.conntrack.replace_reply(id, &u).map_err(|e| match e {
             InsertError::Full => DropReason::ConntrackFull,
