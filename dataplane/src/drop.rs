@@ -97,6 +97,7 @@ drop_reasons! {
     NatNoPort "nat_no_port" "No source port is free for this destination.";
     NatClash "nat_clash" "The translated connection would have the reply tuple of another one.";
     NatRedirect "nat_redirect" "A redirect about a translated connection: who follows it goes past the translation.";
+    NatPrefix "nptv6_address" "The address has no image under the other prefix: the word that would make good for it is all ones.";
     // Routing
     MartianSource "martian_source" "The source address cannot come from a wire: loopback, multicast, broadcast, 0.0.0.0/8 or the gateway's own.";
     MartianDestination "martian_destination" "The destination address cannot be forwarded to: loopback, unspecified or in 0.0.0.0/8.";

@@ -309,6 +309,14 @@ pub enum PolicyError {
         /// The index it used.
         index: usize,
     },
+    /// A rule that translates prefixes as none can.
+    #[error("rule {rule}: {why}")]
+    Prefix {
+        /// The rule's name.
+        rule: String,
+        /// Why it cannot.
+        why: &'static str,
+    },
     /// A rule matches on what its hook cannot know.
     #[error("rule {rule}: {key} is not known in the {hook} hook")]
     NotInThisHook {

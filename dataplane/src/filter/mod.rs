@@ -14,6 +14,7 @@ use crate::api::policy::{
     RawAction, ZoneId,
 };
 use crate::io::PortIdx;
+use crate::nat::prefix::{End, Prefixes};
 
 /// What the filter says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub struct Policy {
     snat: Vec<(Matcher, usize)>,
     rules: Vec<Rule>,
     helpers: Vec<(Matcher, HelperKind)>,
+    prefixes: Prefixes,
     spec: PolicySpec,
 }
 
@@ -98,9 +100,14 @@ impl Policy {
             }
             raw.push((compile(&r.name, &r.matches)?, r.action));
         }
-        let (mut dnat, mut snat) = (Vec::new(), Vec::new());
+        let (mut dnat, mut snat, mut prefixes) = (Vec::new(), Vec::new(), Prefixes::default());
         for (i, r) in spec.nat.iter().enumerate() {
             let m = compile(&r.name, &r.matches)?;
+            if let NatKind::Nptv6 { inside, outside } = r.kind {
+                let refused = |why| PolicyError::Prefix { rule: r.name.clone(), why };
+                prefixes.add(inside, outside, &r.matches).map_err(refused)?;
+                continue;
+            }
             if matches!(r.kind, NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. }) {
                 early(&r.name, &r.matches, "prerouting")?;
                 dnat.push((m, i));
@@ -122,7 +129,7 @@ impl Policy {
         for r in &spec.conntrack.helpers {
             helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
         }
-        Ok(Self { raw, dnat, snat, rules, helpers, spec })
+        Ok(Self { raw, dnat, snat, rules, helpers, prefixes, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -139,7 +146,15 @@ impl Policy {
             default: Action::Drop,
             conntrack: ConntrackSpec::default(),
         };
-        Self { raw: Vec::new(), dnat: Vec::new(), snat: Vec::new(), rules: Vec::new(), helpers: Vec::new(), spec }
+        Self {
+            raw: Vec::new(),
+            dnat: Vec::new(),
+            snat: Vec::new(),
+            rules: Vec::new(),
+            helpers: Vec::new(),
+            prefixes: Prefixes::default(),
+            spec,
+        }
     }
 
     /// What it was compiled from.
@@ -155,6 +170,18 @@ impl Policy {
         }
         // An interface without a zone is in none that a rule can name.
         self.spec.interface_zones.get(usize::from(port.interface())).copied().unwrap_or(ZoneId(u8::MAX))
+    }
+
+    /// A port with its zone.
+    #[inline]
+    pub fn end(&self, port: PortIdx) -> End {
+        End { zone: self.zone_of(port), port }
+    }
+
+    /// The rules that translate prefixes.
+    #[inline]
+    pub fn prefixes(&self) -> &Prefixes {
+        &self.prefixes
     }
 
     /// What the raw hook says; no rule means track.

@@ -5,6 +5,7 @@
 
 pub mod pool;
 pub mod ports;
+pub mod prefix;
 pub mod rewrite;
 pub mod segment;
 
