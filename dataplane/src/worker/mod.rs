@@ -11,6 +11,7 @@ mod control;
 mod first;
 mod header;
 mod helped;
+mod mss;
 mod neighbour;
 mod prefix;
 mod send;

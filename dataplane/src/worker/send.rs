@@ -23,10 +23,11 @@ impl<I: Io> Worker<I> {
         self.dispatch(buf, usize::from(packet.l3), plan, error, now);
     }
 
-    /// All that changes in a packet but its TTL: its connection's translation, and that between prefixes.
+    /// All that changes in a packet but its TTL: its connection's translation, that between prefixes, and TCP's largest segment.
     #[inline]
     pub(super) fn rewrite(&self, buf: &mut I::Buf, packet: &Packet, plan: &Plan) -> Result<(), DropReason> {
         Self::translate(buf, packet, plan);
+        self.clamp(buf, packet, plan);
         self.outward(buf, packet, plan)
     }
 

@@ -155,6 +155,7 @@ impl<I: Io> Worker<I> {
         if !header::translate::<I>(&mut self.train, packet, plan) {
             return self.lose_train(DropReason::NoBuffer);
         }
+        Self::clamp_train(&self.path, &mut self.train, packet, plan);
         if let Err(reason) = Self::outward_train(&self.path, &mut self.train, packet, plan) {
             return self.lose_train(reason);
         }
