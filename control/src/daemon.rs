@@ -136,6 +136,7 @@ pub async fn run(
         dataplane.dpdk_version,
     ));
     tokio::spawn(crate::alarm::watch(Arc::clone(&gateway)));
+    tokio::spawn(crate::leases::watch(Arc::clone(&gateway)));
     serve(listeners, gateway, ready, stop).await
 }
 

@@ -12,12 +12,15 @@ use dataplane::api::launch::Link;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use crate::api::wire::Swept;
 use crate::config::{Config, ConfigError};
 use crate::kernel::KernelError;
 use crate::kernel::setup;
 use crate::kernel::state::State;
+use crate::leases::Meter;
 use crate::ledger::Ledger;
 use crate::publish::{PublishError, Published, Publisher};
+use crate::sweep::{self, PATIENCE};
 use crate::workers::Workers;
 
 /// This build's version.
@@ -88,6 +91,10 @@ pub struct Gateway {
     pub dpdk_version: String,
     /// Reloads that succeeded and that did not.
     pub reloads: [AtomicU64; 2],
+    /// How the use of translated ports grows.
+    pub leases: Meter,
+    /// The most failed translations without a rule that metrics have shown.
+    pub nameless_failures: AtomicU64,
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -116,6 +123,8 @@ impl Gateway {
             tsc_hz: crate::cpu::tsc_hz(),
             dpdk_version,
             reloads: Default::default(),
+            leases: Meter::default(),
+            nameless_failures: AtomicU64::new(0),
             reloading: tokio::sync::Mutex::new(()),
         }
     }
@@ -134,39 +143,42 @@ impl Gateway {
         twin.is_some_and(|l| l.running)
     }
 
-    /// Reads `file` (the file given at start where `None`) and brings it into force.
+    /// Reads `file` (the file given at start where `None`), brings it into force, and has the connections looked at.
     ///
     /// # Errors
     /// What is wrong with it; see [`ReloadError`] for how much has then changed.
-    pub async fn reload(&self, file: Option<PathBuf>) -> Result<Published, ReloadError> {
+    pub async fn reload(&self, file: Option<PathBuf>) -> Result<(Published, Swept), ReloadError> {
         let _turn = self.reloading.lock().await;
         let result = self.reload_inner(file.unwrap_or_else(|| self.config_file.clone())).await;
         self.reloads[usize::from(result.is_err())].fetch_add(1, Relaxed);
         match &result {
-            Ok(p) => tracing::info!(generation = p.generation, took = ?p.took, "reloaded"),
+            Ok((p, swept)) => tracing::info!(generation = p.generation, took = ?p.took, "reloaded; {swept}"),
             Err(e) => tracing::error!("reload: {e}"),
         }
         result
     }
 
-    async fn reload_inner(&self, file: PathBuf) -> Result<Published, ReloadError> {
+    async fn reload_inner(&self, file: PathBuf) -> Result<(Published, Swept), ReloadError> {
         let new = read(file).await?;
         let old = self.config();
         if let Some(key) = needs_restart(&old, &new) {
             return Err(ReloadError::NeedsRestart { key });
         }
+        let sweep = sweep::begin(&self.workers);
         let published = self.publisher.publish(new.policy.clone()).await?;
         let new = Arc::new(new);
         *self.config.write() = Arc::clone(&new);
+        let mut kernel_has_it = Ok(());
         if let Some(kernel) = &self.kernel {
             for (i, interface) in new.interfaces.iter().enumerate() {
                 kernel.state.write().prefer(i, interface.addresses.clone());
             }
             let changed = setup::change(&kernel.handle, &old, &new).await;
             kernel.nudge.notify_one();
-            changed.map_err(|error| ReloadError::Kernel { generation: published.generation, error })?;
+            kernel_has_it = changed.map_err(|error| ReloadError::Kernel { generation: published.generation, error });
         }
-        Ok(published)
+        let swept = sweep.run(PATIENCE).await;
+        kernel_has_it.map(|()| (published, swept))
     }
 }
 

@@ -6,10 +6,11 @@
 //! *Threads*: behind a mutex; the bridging thread retires, control opens and reads. *Limits*: names that the newest
 //! policy does not have are forgotten once the last older snapshot is back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
-use dataplane::api::policy::Policy;
+use dataplane::api::policy::{Policy, PolicySpec};
 use dataplane::api::rules::RuleCounters;
 
 /// The name under which the policy's default is counted.
@@ -24,10 +25,26 @@ pub struct RuleTotal {
     pub bytes: u64,
 }
 
-impl std::ops::AddAssign for RuleTotal {
+impl AddAssign for RuleTotal {
     fn add_assign(&mut self, rhs: Self) {
         self.packets = self.packets.wrapping_add(rhs.packets);
         self.bytes = self.bytes.wrapping_add(rhs.bytes);
+    }
+}
+
+/// What a translation rule did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NatTotal {
+    /// Connections that it translated.
+    pub connections: u64,
+    /// New connections for which it found no port or no address.
+    pub failures: u64,
+}
+
+impl AddAssign for NatTotal {
+    fn add_assign(&mut self, rhs: Self) {
+        self.connections = self.connections.wrapping_add(rhs.connections);
+        self.failures = self.failures.wrapping_add(rhs.failures);
     }
 }
 
@@ -37,10 +54,17 @@ struct Snapshot {
     counters: Vec<Option<Arc<RuleCounters>>>,
 }
 
+/// Sums by rule name. Filter rules and translation rules may have equal names: they have columns of their own.
+#[derive(Clone, Default)]
+struct Sums {
+    filter: HashMap<String, RuleTotal>,
+    nat: HashMap<String, NatTotal>,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Ledger {
-    carried: HashMap<String, RuleTotal>,
+    carried: Sums,
     snapshots: VecDeque<Snapshot>,
 }
 
@@ -69,26 +93,37 @@ impl Ledger {
             i > newest || s.counters.iter().any(Option::is_some)
         });
         if let [only] = self.snapshots.make_contiguous() {
-            let rules = &only.policy.spec().rules;
-            let names: std::collections::HashSet<&str> =
-                rules.iter().map(|r| r.name.as_str()).chain([DEFAULT_RULE]).collect();
-            self.carried.retain(|name, _| names.contains(name.as_str()));
+            let spec = only.policy.spec();
+            let names: HashSet<&str> = filter_names(spec).collect();
+            self.carried.filter.retain(|name, _| names.contains(name.as_str()));
+            let names: HashSet<&str> = nat_names(spec).collect();
+            self.carried.nat.retain(|name, _| names.contains(name.as_str()));
         }
     }
 
-    /// The totals of the newest policy's rules, in its order, the default last.
+    /// The totals of the newest policy's filter rules, in its order, the default last.
     pub fn totals(&self) -> Vec<(String, RuleTotal)> {
         let Some(newest) = self.snapshots.back() else { return Vec::new() };
+        let mut sums = self.sums().filter;
+        // A rule that is itself called `default` shares the default's line, which then comes once.
+        filter_names(newest.policy.spec()).filter_map(|name| sums.remove_entry(name)).collect()
+    }
+
+    /// The totals of the newest policy's translation rules, in its order.
+    pub fn nat_totals(&self) -> Vec<(String, NatTotal)> {
+        let Some(newest) = self.snapshots.back() else { return Vec::new() };
+        let mut sums = self.sums().nat;
+        nat_names(newest.policy.spec()).filter_map(|name| sums.remove_entry(name)).collect()
+    }
+
+    fn sums(&self) -> Sums {
         let mut sums = self.carried.clone();
         for s in &self.snapshots {
             for c in s.counters.iter().flatten() {
                 add(&mut sums, s, c);
             }
         }
-        let rules = &newest.policy.spec().rules;
-        let names = rules.iter().map(|r| r.name.as_str()).chain([DEFAULT_RULE]);
-        // A rule that is itself called `default` shares the default's line, which then comes once.
-        names.filter_map(|name| sums.remove_entry(name)).collect()
+        sums
     }
 
     /// The newest policy.
@@ -113,24 +148,42 @@ impl Ledger {
     }
 }
 
-fn add(sums: &mut HashMap<String, RuleTotal>, s: &Snapshot, counters: &RuleCounters) {
-    let names = s.policy.spec().rules.iter().map(|r| r.name.as_str()).chain([DEFAULT_RULE]);
-    for (name, (packets, bytes)) in names.zip(counters.totals()) {
-        let seen = RuleTotal { packets, bytes };
-        match sums.get_mut(name) {
-            Some(total) => *total += seen,
-            None => drop(sums.insert(name.to_owned(), seen)),
-        }
+fn filter_names(spec: &PolicySpec) -> impl Iterator<Item = &str> {
+    spec.rules.iter().map(|r| r.name.as_str()).chain([DEFAULT_RULE])
+}
+
+fn nat_names(spec: &PolicySpec) -> impl Iterator<Item = &str> {
+    spec.nat.iter().map(|r| r.name.as_str())
+}
+
+fn add(sums: &mut Sums, s: &Snapshot, counters: &RuleCounters) {
+    let spec = s.policy.spec();
+    for (name, (packets, bytes)) in filter_names(spec).zip(counters.totals()) {
+        add_one(&mut sums.filter, name, RuleTotal { packets, bytes });
+    }
+    for (name, (connections, failures)) in nat_names(spec).zip(counters.nat_totals()) {
+        add_one(&mut sums.nat, name, NatTotal { connections, failures });
+    }
+}
+
+fn add_one<T: AddAssign>(sums: &mut HashMap<String, T>, name: &str, seen: T) {
+    match sums.get_mut(name) {
+        Some(total) => *total += seen,
+        None => drop(sums.insert(name.to_owned(), seen)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane::api::policy::{Action, ConntrackSpec, Match, PolicySpec, RuleSpec};
+    use dataplane::api::policy::{Action, ConntrackSpec, Match, NatKind, NatRuleSpec, RuleSpec};
 
     use super::*;
 
     fn policy(generation: u64, names: &[&str]) -> Arc<Policy> {
+        policy_with(generation, names, &[])
+    }
+
+    fn policy_with(generation: u64, names: &[&str], nat: &[&str]) -> Arc<Policy> {
         let rule = |name: &&str| RuleSpec {
             name: (*name).to_owned(),
             matches: Match::default(),
@@ -146,7 +199,7 @@ mod tests {
             interface_ct_zones: Vec::new(),
             interface_mss: Vec::new(),
             raw: Vec::new(),
-            nat: Vec::new(),
+            nat: nat.iter().map(|name| NatRuleSpec::new(name, Match::default(), NatKind::Masquerade)).collect(),
             rules: names.iter().map(rule).collect(),
             default: Action::Drop,
             conntrack: ConntrackSpec::default(),
@@ -179,7 +232,31 @@ mod tests {
 
         l.retire(1, &one[1]);
         assert_eq!(packets(&l), named(&[("b", 3), ("c", 0), ("default", 1)]));
-        assert!(!l.carried.contains_key("a"), "a name that the policy lost is forgotten");
+        assert!(!l.carried.filter.contains_key("a"), "a name that the policy lost is forgotten");
+    }
+
+    #[test]
+    fn translations_are_carried_over_by_their_own_names() {
+        let totals = |l: &Ledger| -> Vec<_> {
+            l.nat_totals().into_iter().map(|(n, t)| (n, t.connections, t.failures)).collect()
+        };
+        let mut l = Ledger::default();
+        let one = l.open(&policy_with(1, &["out"], &["out", "web"]), 2);
+        one[0].count(0, 100);
+        one[0].nat(0).expect("a rule").connections.add(5);
+        one[1].nat(0).expect("a rule").failures.add(2);
+        one[1].nat(1).expect("a rule").connections.add(9);
+        assert_eq!(totals(&l), [("out".into(), 5, 2), ("web".into(), 9, 0)]);
+        assert_eq!(packets(&l), named(&[("out", 1), ("default", 0)]), "the filter's rule of that name is another");
+
+        let two = l.open(&policy_with(2, &[], &["new", "out"]), 2);
+        l.retire(0, &one[0]);
+        two[0].nat(1).expect("a rule").connections.add(1);
+        one[1].nat(0).expect("a rule").failures.add(1); // worker 1 still translates by the old policy
+        assert_eq!(totals(&l), [("new".into(), 0, 0), ("out".into(), 6, 3)]);
+        l.retire(1, &one[1]);
+        assert_eq!(totals(&l), [("new".into(), 0, 0), ("out".into(), 6, 3)]);
+        assert!(!l.carried.nat.contains_key("web") && !l.carried.filter.contains_key("out"), "forgotten");
     }
 
     #[test]

@@ -4,12 +4,11 @@
 //! *Threads*: control's tokio thread, reading counters that the workers write. *Limits*: labels are interfaces, workers,
 //! rules, fixed words and the addresses that the policy translates to: never an address of a packet.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use dataplane::api::DropReason;
-use dataplane::api::policy::{CtState, NatKind};
+use dataplane::api::policy::CtState;
 use dataplane::api::stats::{
     BURST_BOUNDS_NS, Counter, CtEvent, FragmentResult, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters,
     WorkerStats,
@@ -18,8 +17,8 @@ use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use crate::alarm::{self, LEVELS};
-use crate::config::Interface;
 use crate::gateway::{Gateway, VERSION};
+use crate::leases::{self, Ports};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -33,6 +32,7 @@ pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
     traffic(&mut f, gateway);
     fragments(&mut f, gateway);
     tracking(&mut f, gateway);
+    nat_rules(&mut f, gateway);
     nat_ports(&mut f, gateway);
     policy(&mut f, gateway);
     process(&mut f, gateway);
@@ -40,7 +40,8 @@ pub fn render(gateway: &Gateway) -> Result<String, prometheus::Error> {
     f.0.retain(|family| !family.get_metric().is_empty());
     let mut text = Vec::new();
     TextEncoder::new().encode(&f.0, &mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    // Go reads "inf" as it is written here, but the format's own word is another.
+    Ok(String::from_utf8_lossy(&text).replace(" inf\n", " +Inf\n"))
 }
 
 fn traffic(f: &mut Families, g: &Gateway) {
@@ -140,47 +141,59 @@ fn tracking(f: &mut Families, g: &Gateway) {
     for (name, s) in named_workers(g) {
         signposts.add(&[("worker", &name)], s.signposts.value());
     }
-    let mut failures =
-        f.counter("sluice_nat_failures_total", "Connections refused because no translated source port was free.");
-    failures.add(&[], sum(g, |s| s.nat_failures.value()));
 }
 
-/// Ports of translated addresses: of those that rules name, and of those that masquerade has used.
+/// What translation rules did. Failures that no rule is blamed for (a translated connection would have had another's
+/// tuple) have no name, and neither have those of rules that are gone.
+fn nat_rules(f: &mut Families, g: &Gateway) {
+    let failures = sum(g, |s| s.nat_failures.value());
+    let totals = g.ledger.lock().nat_totals();
+    let blamed = totals.iter().map(|(_, t)| t.failures).fold(0, u64::wrapping_add);
+    // The counters are read one after the other; this one must not be seen to go back.
+    let nameless = failures.saturating_sub(blamed);
+    let nameless = g.nameless_failures.fetch_max(nameless, Relaxed).max(nameless);
+    let help = "Connections that the rule translated. Carried over reloads by name.";
+    let mut connections = f.counter("sluice_nat_rule_connections_total", help);
+    for (rule, total) in &totals {
+        connections.add(&[("rule", rule)], total.connections);
+    }
+    let help =
+        "New connections for which the rule found no port or no address; without a name, for which there was none.";
+    let mut family = f.counter("sluice_nat_failures_total", help);
+    for (rule, total) in &totals {
+        family.add(&[("rule", rule)], total.failures);
+    }
+    family.add(&[("rule", "")], nameless);
+}
+
+/// Ports of translated addresses: of those that rules name, and of those that are in use.
 fn nat_ports(f: &mut Families, g: &Gateway) {
-    let mut used: BTreeMap<IpAddr, [u64; NAT_PROTOCOLS.len()]> = BTreeMap::new();
-    let config = g.config();
-    for rule in &config.policy.nat {
-        match &rule.kind {
-            NatKind::Snat { to } => drop(used.entry(*to.ranges().next().expect("not empty").start()).or_default()),
-            NatKind::Masquerade => {
-                let to = |i: &&Interface| rule.matches.to.is_empty() || rule.matches.to.contains(&i.zone);
-                for interface in config.interfaces.iter().filter(to) {
-                    if let Some(primary) = interface.addresses.first() {
-                        used.entry(primary.addr()).or_default();
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    for place in g.workers.stats().flat_map(|s| &s.nat) {
-        let Some(address) = place.address() else { continue };
-        let sums = used.entry(address).or_default();
-        for (sum, counter) in sums.iter_mut().zip(&place.leases) {
-            *sum = sum.wrapping_add(counter.value());
-        }
-    }
+    let ports = leases::ports(g);
+    let lines = || {
+        let of = |(address, all): (&IpAddr, &leases::PerProto<Ports>)| {
+            let address = *address;
+            all.map(|p| (address, p)).into_iter().enumerate()
+        };
+        ports.iter().flat_map(of).map(|(kind, (address, p))| (address, kind, NAT_PROTOCOLS[kind], p))
+    };
     let mut family = f.gauge("sluice_nat_ports_used", "Translated source ports and identifiers in use.");
-    for (address, sums) in &used {
-        for (proto, &n) in NAT_PROTOCOLS.iter().zip(sums) {
-            family.add(&[("address", &address.to_string()), ("proto", proto)], n);
+    for (address, _, proto, p) in lines() {
+        family.add(&[("address", &address.to_string()), ("proto", proto)], p.used);
+    }
+    let help = "Ports, or identifiers, that rules may choose and no connection uses; used ones still serve other destinations.";
+    let mut family = f.gauge("sluice_nat_ports_free", help);
+    for (address, _, proto, p) in lines() {
+        if let Some(free) = p.free {
+            family.add(&[("address", &address.to_string()), ("proto", proto)], free);
         }
     }
-    let help = "Ports from 1024 up, or identifiers, that no connection uses; used ones still serve other destinations.";
-    let mut family = f.gauge("sluice_nat_ports_free", help);
-    for (address, sums) in &used {
-        for ((proto, space), &n) in NAT_PROTOCOLS.iter().zip([64_512_u64, 64_512, 65_536]).zip(sums) {
-            family.add(&[("address", &address.to_string()), ("proto", proto)], space.saturating_sub(n));
+    let help =
+        "Seconds until none is free, at the net rate of use of the last ten seconds; +Inf where it does not grow.";
+    let mut family = f.gauge("sluice_nat_exhaustion_seconds", help);
+    for (address, kind, proto, p) in lines() {
+        if let Some(free) = p.free {
+            let seconds = g.leases.exhaustion_seconds(address, kind, free);
+            family.add_float(&[("address", &address.to_string()), ("proto", proto)], seconds);
         }
     }
 }

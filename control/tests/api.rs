@@ -158,6 +158,8 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
         ("sluice_rule_bytes_total", "counter"),
         ("sluice_nat_ports_used", "gauge"),
         ("sluice_nat_ports_free", "gauge"),
+        ("sluice_nat_exhaustion_seconds", "gauge"),
+        ("sluice_nat_rule_connections_total", "counter"),
         ("sluice_nat_failures_total", "counter"),
         ("sluice_handover_packets_total", "counter"),
         ("sluice_reloads_total", "counter"),
@@ -238,7 +240,10 @@ fn tables_are_aligned_for_people() {
 ";
     assert_eq!(rules, expect);
     let nat = lab.ctl(&["show", "nat"]).expect("nat");
-    assert_eq!(nat.lines().nth(1), Some("1  out   masquerade  from lan to wan  the egress interface's address"));
+    assert_eq!(
+        nat.lines().nth(1),
+        Some("1  out   masquerade            0         0  from lan to wan  the egress interface's address")
+    );
     let sets = lab.ctl(&["show", "sets"]).expect("sets");
     assert_eq!(sets, "NAME  IPV4 RANGES  IPV6 RANGES\nmgmt            2            0\n");
     for part in ["interfaces", "routes", "neighbours", "workers"] {

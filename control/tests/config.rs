@@ -8,8 +8,8 @@ use control::config::{Config, load, parse};
 use dataplane::api::Nanos;
 use dataplane::api::launch::HugePages;
 use dataplane::api::policy::{
-    Action, ConntrackSpec, CtState, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, NatKind, NatRuleSpec, Policy,
-    PreservePort, Timeouts, ToPort, ZoneId,
+    Action, ConntrackSpec, CtState, Hairpin, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, Mss, NatKind,
+    NatRuleSpec, NetmapSide, OnReload, Policy, Pool, PreservePort, Timeouts, ToPort, ZoneId,
 };
 use proptest::prelude::*;
 
@@ -231,6 +231,151 @@ fn translation_is_narrowed_to_the_version_of_its_address() {
     assert_eq!(one_nat("type: masquerade, preserve_port: strict").preserve_port, PreservePort::Strict);
 }
 
+/// The pool of these ranges.
+fn pool(ranges: &[(&str, &str)]) -> Pool {
+    Pool::new(ranges.iter().map(|(first, last)| (ip(first), ip(last)))).expect("a pool")
+}
+
+#[test]
+fn pools_are_addresses_ranges_prefixes_and_lists_of_them() {
+    let to = |text: &str| match one_nat(&format!("type: snat, to_address: {text}")).kind {
+        NatKind::Snat { to } => to,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(to("203.0.113.7"), pool(&[("203.0.113.7", "203.0.113.7")]));
+    assert_eq!(to("203.0.113.7-203.0.113.9"), pool(&[("203.0.113.7", "203.0.113.9")]));
+    assert_eq!(to("203.0.113.0/28"), pool(&[("203.0.113.0", "203.0.113.15")]));
+    let mixed = to("[203.0.113.7, \"2001:db8::/64\", 198.51.100.1-198.51.100.3]");
+    let wanted = [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8::", "2001:db8::ffff:ffff:ffff:ffff"),
+        ("198.51.100.1", "198.51.100.3"),
+    ];
+    assert_eq!(mixed, pool(&wanted));
+}
+
+#[test]
+fn a_pool_of_both_versions_is_not_narrowed() {
+    let both = "[203.0.113.7, \"2001:db8::7\"]";
+    assert!(one_nat(&format!("type: snat, to_address: {both}")).matches.destination.is_none());
+    assert!(one_nat(&format!("type: dnat, to_address: {both}")).matches.destination.is_none());
+    let twice = |source: &str| {
+        let rule = one_nat(&format!("type: twice, to_address: {both}, to_source: {source}"));
+        let NatKind::Twice { to, port: None, source } = rule.kind else { panic!("{:?}", rule.kind) };
+        assert_eq!((to.len(true), to.len(false)), (1, 1));
+        (source, rule.matches.destination)
+    };
+    assert!(matches!(twice("masquerade"), (None, None)));
+    assert!(matches!(twice("[10.0.0.1, \"fd00::1\"]"), (Some(_), None)));
+    let (source, destination) = twice("10.0.0.1");
+    assert_eq!(source, Some(ip("10.0.0.1").into()));
+    let destination = destination.expect("narrowed to the version of the source");
+    assert!(destination.set.contains(ip("198.51.100.1")) && !destination.set.contains(ip("2001:db8::1")));
+}
+
+#[test]
+fn a_list_of_addresses_has_an_end() {
+    let list = (0..1025_u32).map(|n| format!("10.{}.{}.1", n / 256, n % 256)).collect::<Vec<_>>();
+    let rule = |count: usize| {
+        let list = list[..count].join(", ");
+        gateway(&format!("policy: {{}}\nnat:\n  - {{name: r, type: snat, to_address: [{list}]}}\n"))
+    };
+    assert!(rule(1024).is_ok());
+    let error = rule(1025).expect_err("it is too long");
+    assert!(error.contains("has 1025 ranges; accepted: at most 1024"), "{error}");
+}
+
+#[test]
+fn destination_ports_become_one_or_are_mapped_one_to_one() {
+    let port = |keys: &str| match one_nat(keys).kind {
+        NatKind::Dnat { port, .. } | NatKind::Twice { port, .. } | NatKind::Redirect { port } => port,
+        other => panic!("{other:?}"),
+    };
+    let shift = Some(ToPort::Shift { from: 9000, to: 8000 });
+    assert_eq!(port("type: dnat, proto: sctp, to_address: 10.0.0.2, to_port: 80"), Some(ToPort::One(80)));
+    assert_eq!(port("type: dnat, proto: tcp, to_address: 10.0.0.2"), None);
+    assert_eq!(port("type: dnat, proto: udplite, dport: 9000-9010, to_address: 10.0.0.2, to_port: 8000-8010"), shift);
+    let keys = "type: twice, proto: [tcp, udp], dport: 9000-9001, to_address: 10.0.0.2, to_source: masquerade";
+    assert_eq!(port(&format!("{keys}, to_port: 8000-8001")), shift);
+    assert_eq!(port("type: redirect, proto: tcp, dport: 1-65535, to_port: 3128-3128"), Some(ToPort::One(3128)));
+    let all = Some(ToPort::Shift { from: 0, to: 1 });
+    assert_eq!(port("type: redirect, proto: tcp, dport: 0-65534, to_port: 1-65535"), all);
+    assert_eq!(port("type: redirect"), None);
+}
+
+#[test]
+fn source_ports_are_chosen_as_the_rule_says() {
+    let rule = one_nat("type: masquerade, source_ports: 4000-5000, random: true, on_reload: end");
+    assert_eq!(
+        (rule.ports, rule.preserve_port, rule.on_reload),
+        (Some(4000..=5000), PreservePort::Never, OnReload::End)
+    );
+    let rule = one_nat("type: snat, to_address: 203.0.113.8/29, preserve_port: strict, persistent: true");
+    assert_eq!((rule.ports, rule.preserve_port, rule.persistent), (None, PreservePort::Strict, true));
+    let keys = "type: twice, to_address: 10.0.0.2, to_source: masquerade, source_ports: 65535, persistent: true";
+    let rule = one_nat(keys);
+    assert_eq!((rule.ports, rule.persistent), (Some(65535..=65535), true));
+    let rule = one_nat("type: masquerade, random: false, preserve_port: auto");
+    assert_eq!((rule.preserve_port, rule.persistent, rule.on_reload), (PreservePort::Auto, false, OnReload::Keep));
+}
+
+#[test]
+fn dnat_serves_clients_behind_the_gateway_unless_told_not_to() {
+    assert_eq!(one_nat("type: dnat, to_address: 10.0.0.2").hairpin, Hairpin::Auto);
+    assert_eq!(one_nat("type: dnat, to_address: 10.0.0.2, hairpin: auto").hairpin, Hairpin::Auto);
+    assert_eq!(one_nat("type: dnat, to_address: 10.0.0.2, hairpin: off").hairpin, Hairpin::Off);
+}
+
+#[test]
+fn exemptions_and_redirects_need_no_address() {
+    assert_eq!(one_nat("type: none, from: lan, to: wan, destination: 10.0.0.0/8").kind, NatKind::None);
+    assert_eq!(one_nat("type: redirect, from: lan, on_reload: end").on_reload, OnReload::End);
+}
+
+#[test]
+fn netmap_replaces_the_end_that_is_like_its_prefix() {
+    let net = |text: &str| text.parse::<ipnet::IpNet>().expect("a prefix");
+    let rule =
+        one_nat("type: netmap, to: wan, source: 10.0.0.0/24, destination: 10.0.0.0/8, to_prefix: 203.0.113.0/24");
+    let (from, to) = (net("10.0.0.0/24"), net("203.0.113.0/24"));
+    assert_eq!(rule.kind, NatKind::Netmap { from, to, side: NetmapSide::Source });
+    assert!(rule.matches.source.is_some_and(|s| s.set.contains(ip("10.0.0.9")) && !s.set.contains(ip("10.0.1.0"))));
+    let rule = one_nat(
+        "type: netmap, from: wan, source: not 10.0.0.0/24, destination: 203.0.113.0/24, to_prefix: 10.0.0.0/24",
+    );
+    assert_eq!(rule.kind, NatKind::Netmap { from: to, to: from, side: NetmapSide::Destination });
+    assert!(rule.matches.destination.is_some_and(|d| d.set.contains(ip("203.0.113.9"))));
+    let rule = one_nat("type: netmap, source: 10.0.0.5, to_prefix: 203.0.113.5/32");
+    let (from, to) = (net("10.0.0.5/32"), net("203.0.113.5/32"));
+    assert_eq!(rule.kind, NatKind::Netmap { from, to, side: NetmapSide::Source });
+}
+
+#[test]
+fn prefixes_without_state_may_be_shared_between_other_zones() {
+    let net = |text: &str| text.parse().expect("a prefix");
+    let keys = "type: nptv6, from: lan, to: wan, source: \"fd00:1::/48\", to_prefix: \"2001:db8:1::/48\"";
+    let rule = one_nat(keys);
+    assert_eq!(rule.kind, NatKind::Nptv6 { inside: net("fd00:1::/48"), outside: net("2001:db8:1::/48") });
+    assert!(rule.matches.source.is_none());
+    let other = keys.replace("to: wan", "to: lan");
+    assert!(gateway(&format!("policy: {{}}\nnat:\n  - {{name: a, {keys}}}\n  - {{name: b, {other}}}\n")).is_ok());
+    let many: String = (0..257)
+        .map(|n| {
+            format!("  - {{name: r{n}, type: nptv6, source: \"fd00:{n:x}::/32\", to_prefix: \"2001:{n:x}::/32\"}}\n")
+        })
+        .collect();
+    let error = gateway(&format!("policy: {{}}\nnat:\n{many}")).expect_err("too many");
+    assert!(error.ends_with("is one rule too many; accepted: 256 of type nptv6"), "{error}");
+}
+
+#[test]
+fn interfaces_bound_the_segments_of_what_goes_through_them() {
+    let text = "interfaces:\n  a: {device: net_tap0, zone: lan, mss: auto}\n  b: {device: net_tap1, zone: wan, mss: 1360}\n  \
+                c: {device: net_tap2, zone: wan}\npolicy: {}\n";
+    let config = parse(text, Path::new("x.yaml")).expect("it is right");
+    assert_eq!(config.policy.interface_mss, [Some(Mss::Auto), Some(Mss::Fixed(1360)), None]);
+}
+
 #[test]
 fn times_have_units() {
     let config = gateway(
@@ -378,6 +523,26 @@ fn the_reference_compiles_with_all_that_it_shows() {
 }
 
 #[test]
+fn there_is_an_example_of_every_translation() {
+    let config = load_from_root(&root().join("configs/nat.yaml")).expect("it loads");
+    let kind = |rule: &NatRuleSpec| match rule.kind {
+        NatKind::None => 0,
+        NatKind::Masquerade => 1,
+        NatKind::Snat { .. } => 2,
+        NatKind::Dnat { .. } => 3,
+        NatKind::Twice { .. } => 4,
+        NatKind::Redirect { .. } => 5,
+        NatKind::Netmap { side: NetmapSide::Source, .. } => 6,
+        NatKind::Netmap { side: NetmapSide::Destination, .. } => 7,
+        NatKind::Nptv6 { .. } => 8,
+    };
+    let kinds: std::collections::BTreeSet<_> = config.policy.nat.iter().map(kind).collect();
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+    assert_eq!(config.policy.interface_mss, [None, None, Some(Mss::Auto), Some(Mss::Fixed(1360))]);
+    assert!(Policy::compile(config.policy).is_ok());
+}
+
+#[test]
 fn of_a_thousand_errors_a_hundred_are_shown() {
     let rules: String = (0..1000).map(|i| format!("    - {{name: r{i}, action: deny}}\n")).collect();
     let error = gateway(&format!("policy:\n  rules:\n{rules}")).expect_err("none is right");
@@ -392,19 +557,18 @@ fn a_file_that_is_not_there_is_named() {
     assert_eq!(error.to_string(), want);
 }
 
-/// gateway.yaml without its comments.
-fn reference() -> String {
-    let text = std::fs::read_to_string(root().join("configs/gateway.yaml")).expect("it can be read");
+/// A shipped configuration without its comments.
+fn shipped(file: &str) -> String {
+    let text = std::fs::read_to_string(root().join(file)).expect("it can be read");
     text.lines().filter(|l| !l.trim_start().starts_with('#')).map(|l| format!("{l}\n")).collect()
 }
 
 /// Texts near a right one: characters dropped, doubled or replaced. Most are not YAML.
-fn mangled() -> impl Strategy<Value = String> {
+fn mangled(text: String) -> impl Strategy<Value = String> {
     const WORDS: &[&str] = &[
         "", ":", "- ", "[", "]", "{", "}", "\n", "  ", "\t", "&a ", "*a", "!!str ", "|\n", ">\n", "\"", "'", "#", "~",
         "<<: ", "é\u{0}", "\u{feff}", "---\n", "...\n", "name: ",
     ];
-    let text = reference();
     let mutation = (any::<prop::sample::Index>(), 0..20_usize, prop::sample::select(WORDS), any::<bool>());
     prop::collection::vec(mutation, 1..4).prop_map(move |mutations| {
         let mut chars: Vec<char> = text.chars().collect();
@@ -423,7 +587,7 @@ fn mangled() -> impl Strategy<Value = String> {
 }
 
 /// Texts that are YAML still: words replaced by other words of the file or by those that lie at a limit.
-fn misworded() -> impl Strategy<Value = String> {
+fn misworded(text: String) -> impl Strategy<Value = String> {
     const WORDS: &[&str] = &[
         "~",
         "[]",
@@ -454,7 +618,6 @@ fn misworded() -> impl Strategy<Value = String> {
         "all/all",
         "00:00.0",
     ];
-    let text = reference();
     let is_word = |c: char| c.is_alphanumeric() || "._-/:".contains(c);
     let mut words: Vec<(usize, usize)> = Vec::new();
     for (i, c) in text.char_indices() {
@@ -494,7 +657,12 @@ proptest! {
 
     /// Whatever a hand slips to, there is a configuration or an error that a terminal can show.
     #[test]
-    fn no_text_makes_it_panic(text in prop_oneof![4 => misworded(), 2 => mangled(), 1 => any::<String>()]) {
+    fn no_text_makes_it_panic(text in prop_oneof![
+        4 => misworded(shipped("configs/gateway.yaml")),
+        2 => misworded(shipped("configs/nat.yaml")),
+        2 => mangled(shipped("configs/gateway.yaml")),
+        1 => any::<String>(),
+    ]) {
         let file = root().join("configs/x.yaml");
         match parse(&text, &file) {
             Ok(config) => prop_assert!(!config.interfaces.is_empty()),

@@ -4,11 +4,17 @@ mod common;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
-use common::{Lab, eventually, tcp_conn};
+use common::{Fake, Lab, eventually, tcp_conn};
+use control::ledger::Ledger;
+use control::sweep::{self, Gone};
+use control::workers::Workers;
 use dataplane::api::DropReason;
 use dataplane::api::command::Event;
+use dataplane::api::stats::CtEvent;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 /// A log that a test can read.
 #[derive(Clone, Default)]
@@ -54,6 +60,20 @@ fn reports_name_rules_interfaces_reasons_and_levels() {
                   rule=\"ssh\" action=\"accept\" interface=\"lan\" worker=0";
     assert_eq!(log.lines("sluice::rule"), [expect]);
 
+    lab.fake.report(0, Event::NatFailed { generation: 1, rule: 0, reason: DropReason::NatNoPort, interface: 0, tuple });
+    lab.fake
+        .report(1, Event::NatFailed { generation: 1, rule: 9, reason: DropReason::NatNoAddress, interface: 7, tuple });
+    eventually("the failures are reported", || log.lines("sluice::nat").len() == 2);
+    let mut lines = log.lines("sluice::nat");
+    lines.sort();
+    let expect = [
+        " WARN sluice::nat: tcp src=192.0.2.10 dst=203.0.113.5 sport=1000 dport=443 \
+         rule=\"?\" reason=\"nat_no_address\" interface=\"?\" worker=1",
+        " WARN sluice::nat: tcp src=192.0.2.10 dst=203.0.113.5 sport=1000 dport=443 \
+         rule=\"out\" reason=\"nat_no_port\" interface=\"lan\" worker=0",
+    ];
+    assert_eq!(lines, expect);
+
     // The worse of two workers; the table is looked at once a second.
     let table = || log.lines("sluice::conntrack");
     lab.stats[1].conntrack_entries.set(760);
@@ -74,4 +94,66 @@ fn reports_name_rules_interfaces_reasons_and_levels() {
     );
     assert!(table()[5].contains(" INFO sluice::conntrack: the connection table is no longer full "));
     lab.stop();
+    log.0.lock().clear();
+    gone_addresses_and_long_looks(&log);
+}
+
+fn gone_addresses_and_long_looks(log: &Log) {
+    let (attachment, fake) = Fake::start(2, 2);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let (workers, _) = Workers::attach(attachment, vec!["lan".into(), "wan".into()], ledger).expect("thread");
+        fake.seen[0].lock().conns = (0..9).map(tcp_conn).collect();
+        fake.seen[1].lock().conns = (100..5000).map(tcp_conn).collect();
+        let ends = |sport| (tcp_conn(sport).original, CtEvent::AddressGone);
+        fake.seen[0].lock().doomed = vec![ends(3)];
+        fake.seen[1].lock().doomed = vec![ends(100), ends(4999)];
+
+        let (gone, vanished) = mpsc::unbounded_channel();
+        let task = tokio::spawn(sweep::end_with_addresses(Arc::clone(&workers), vanished));
+        let of_wan = |address: &str| Gone { interface: "wan".into(), address: address.parse().expect("address") };
+        gone.send(vec![of_wan("198.51.100.2")]).expect("it listens");
+        gone.send(vec![of_wan("2001:db8::2")]).expect("it listens");
+        gone.send(vec![]).expect("it listens");
+        drop(gone);
+        task.await.expect("it ends with the channel");
+        let expect =
+            " WARN sluice::nat: addresses 198.51.100.2 of wan, 2001:db8::2 of wan are gone: 3 connections ended";
+        assert_eq!(log.lines("sluice::nat"), [expect]);
+
+        let (gone, vanished) = mpsc::unbounded_channel();
+        let task = tokio::spawn(sweep::end_with_addresses(Arc::clone(&workers), vanished));
+        gone.send(vec![of_wan("198.51.100.3")]).expect("it listens");
+        drop(gone);
+        task.await.expect("it ends with the channel");
+        let expect = " INFO sluice::nat: address 198.51.100.3 of wan is gone: 0 connections ended";
+        assert_eq!(log.lines("198.51.100.3"), [expect]);
+
+        // Nobody waits, and it goes on all the same.
+        fake.seen[0].lock().doomed = vec![(tcp_conn(5).original, CtEvent::Retranslated)];
+        let (hold, held) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = Arc::clone(&fake.seen[1]);
+        let worker = std::thread::spawn(move || {
+            let _hangs = busy.lock();
+            hold.send(()).expect("it waits");
+            let _ = released.recv();
+        });
+        held.recv().expect("the worker hangs");
+        let swept = sweep::begin(&workers).run(Duration::from_millis(1)).await;
+        assert!(!swept.finished, "{swept:?}");
+        assert!(log.lines("under the new policy").is_empty());
+        drop(release);
+        worker.join().expect("it hangs no longer");
+        let done = async {
+            while log.lines("under the new policy").is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), done).await.expect("it ends within 5 s");
+        let line = log.lines("under the new policy").concat();
+        assert!(line.ends_with("4905 connections kept, 1 ended (1 translated otherwise)"), "{line}");
+    });
+    fake.stop();
 }

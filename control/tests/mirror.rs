@@ -15,7 +15,7 @@ use std::process::{Child, Command as Process};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Fake, Lab, Seen, eventually};
+use common::{Fake, Lab, Seen, eventually, tcp_conn};
 use control::config::{Config, ControlConfig, Interface, StaticNeighbour, StaticRoute};
 use control::kernel::mirror::Mirror;
 use control::kernel::setup;
@@ -25,6 +25,7 @@ use control::workers::Workers;
 use dataplane::api::command::Event;
 use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig};
 use dataplane::api::policy::{Action, ConntrackSpec, PolicySpec, ZoneId};
+use dataplane::api::stats::CtEvent;
 use dataplane::api::{FibSpec, NextHop, RouteTarget};
 use nix::sched::{CloneFlags, unshare};
 use parking_lot::Mutex;
@@ -266,8 +267,16 @@ fn addresses_and_links_are_followed() {
         run("ip addr add 203.0.113.1/24 dev lan");
         until("a new address", SOON, || b.lookup("203.0.113.1") == NextHop::Local).await;
         assert_eq!(b.seen().fib.as_ref().expect("fib").primary(0, ip("0.0.0.0")), Some(ip("192.0.2.1")));
+        {
+            let mut worker = b.fake.seen[0].lock();
+            worker.conns = (0..5).map(tcp_conn).collect();
+            worker.doomed = vec![(tcp_conn(3).original, CtEvent::AddressGone)];
+            assert_eq!(worker.sweeps, 0, "nothing has gone yet");
+        }
         run("ip addr del 203.0.113.1/24 dev lan");
         until("its end", SOON, || b.lookup("203.0.113.1") != NextHop::Local).await;
+        until("the end of its connections", SOON, || b.seen().conns.len() == 4).await;
+        assert_eq!(b.seen().sweeps, 1);
         run("ip link set wan down");
         until("routes of a link that is down", SOON, || b.lookup("8.8.8.8") == NextHop::None).await;
         run("ip link set wan up; ip route add default via 198.51.100.1");

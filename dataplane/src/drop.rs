@@ -93,9 +93,11 @@ drop_reasons! {
     LimitSource "limit_source" "The source network has as many connections as `conntrack.limits` allows it.";
     LimitZone "limit_zone" "The zone has as many connections as `conntrack.limits` allows it.";
     // Translation
-    NatNoAddress "nat_no_address" "Masquerade found no address of this IP version on the egress interface.";
-    NatNoPort "nat_no_port" "No source port is free for this destination.";
+    NatNoAddress "nat_no_address" "Masquerade, or a redirect, found no address of this IP version on the interface.";
+    NatNoPort "nat_no_port" "No source port, or identifier, of those that the rule allows is free for this destination.";
     NatClash "nat_clash" "The translated connection would have the reply tuple of another one.";
+    NatReload "nat_reload" "A reload translates the connection otherwise; its next packet ended it.";
+    NatAddressGone "nat_address_gone" "The address that the connection was translated to is not the gateway's, or its interface's, any more.";
     NatRedirect "nat_redirect" "A redirect about a translated connection: who follows it goes past the translation.";
     NatPrefix "nptv6_address" "The address has no image under the other prefix: the word that would make good for it is all ones.";
     // Routing

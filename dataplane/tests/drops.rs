@@ -279,6 +279,24 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             lab.send(LAN, &other("10.0.0.3", SERVER, 47, b""));
             lab
         }
+        R::NatReload => {
+            let mut lab = Lab::new(masqueraded(PreservePort::Auto));
+            lab.send(LAN, &question);
+            let elsewhere = NatKind::Snat { to: ip("198.51.100.7").into() };
+            let rule = NatRuleSpec { kind: elsewhere, on_reload: OnReload::End, ..masquerade() };
+            lab.reload(PolicySpec { nat: vec![rule], ..usual() });
+            lab.send(LAN, &question);
+            lab
+        }
+        R::NatAddressGone => {
+            let mut lab = Lab::new(masqueraded(PreservePort::Auto));
+            lab.send(LAN, &question);
+            let mut routes = fib();
+            routes.addresses.retain(|(interface, _)| *interface == 0);
+            lab.reroute(routes);
+            lab.send(LAN, &question);
+            lab
+        }
         R::NatRedirect => {
             let mut lab = Lab::new(masqueraded(PreservePort::Auto));
             let (_, out) = lab.send(LAN, &question).remove(0);

@@ -149,7 +149,7 @@ fn masquerade_needs_an_address_of_the_packets_version() {
         routes.addresses.retain(|(_, a)| *a != "2001:db8::1/64".parse().expect("prefix"));
         lab.reroute(routes);
         lab.refuses(LAN, &udp(HOST6, 4000, SERVER6, 53, b""), DropReason::NatNoAddress);
-        lab.moved(&["class new original +1", "drop nat_no_address +1"]);
+        lab.moved(&["class new original +1", "drop nat_no_address +1", "nat failures +1"]);
         lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
     });
 }

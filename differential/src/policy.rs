@@ -8,6 +8,8 @@
 //! rule continue dport=5000 set_mark=0x10/0xf0        also on rules that accept; so is timeout=NAME
 //! raw notrack from=lan proto=udp dport=53            also: raw accept, raw drop
 //! nat masquerade | nat snat 198.51.100.7 mark=5 | nat dnat tcp 198.51.100.1:8080 10.0.0.9:80
+//! nat yaml type: redirect, from: lan, …              any other rule, as the YAML has it,
+//! nat prerouting iifname lan … redirect to :5353     and what says the same in nft; also: nat postrouting …
 //! set loose=no liberal=yes checksum=no
 //! timeout udp=2 tcp_close=3                          nf_conntrack's names, seconds
 //! timeout_policy voice udp=5 udp_stream=9            of TCP and UDP, which nft has names for
@@ -64,6 +66,12 @@ pub enum Nat {
         /// The new port.
         to_port: Option<String>,
     },
+    /// A rule in Sluice's words.
+    Yaml(String),
+    /// A rule in nft's words, of prerouting.
+    Prerouting(String),
+    /// The same, of postrouting.
+    Postrouting(String),
 }
 
 /// What both systems are set up with.
@@ -174,6 +182,9 @@ impl Policy {
             ["raw", action @ ("notrack" | "accept" | "drop"), rest @ ..] => {
                 self.raw.push(((*action).into(), matches(rest)?));
             }
+            ["nat", "yaml", rest @ ..] => self.nat.push(Nat::Yaml(rest.join(" "))),
+            ["nat", "prerouting", rest @ ..] => self.nat.push(Nat::Prerouting(rest.join(" "))),
+            ["nat", "postrouting", rest @ ..] => self.nat.push(Nat::Postrouting(rest.join(" "))),
             ["nat", "masquerade", rest @ ..] => self.nat.push(Nat::Masquerade(matches(rest)?)),
             ["nat", "snat", address, rest @ ..] => self.nat.push(Nat::Snat((*address).into(), matches(rest)?)),
             ["nat", "dnat", proto, from, to] => {

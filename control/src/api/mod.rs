@@ -115,8 +115,9 @@ async fn check(State(g): Shared, Json(r): Json<FileRequest>) -> Result<Json<wire
 async fn reload(State(g): Shared, Json(r): Json<FileRequest>) -> Result<Json<wire::Reloaded>, Refusal> {
     // A task of its own: a client that goes away in the middle must not leave half a reload.
     let task = tokio::spawn(async move { g.reload(r.file).await });
-    let published = task.await.map_err(|_| Refusal::unavailable("the reload failed"))??;
-    Ok(Json(wire::Reloaded { generation: published.generation, seconds: published.took.as_secs_f64() }))
+    let (published, swept) = task.await.map_err(|_| Refusal::unavailable("the reload failed"))??;
+    let (generation, seconds) = (published.generation, published.took.as_secs_f64());
+    Ok(Json(wire::Reloaded { generation, seconds, connections: Some(swept) }))
 }
 
 async fn nothing_there() -> Refusal {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use dataplane::api::policy::{CtState, Match, NatKind, PolicySpec, Pool, PreservePort, RawAction, ToPort};
+use dataplane::api::policy::{CtState, Match, PolicySpec, RawAction};
 use dataplane::api::stats::{CtEvent, HandoverCause, PortCounters};
 use dataplane::api::{DropReason, RouteTarget};
 
@@ -12,8 +12,10 @@ use super::{Shared, wire};
 use crate::gateway::{Gateway, VERSION};
 use crate::kernel::route::protocol_name;
 use crate::ledger::DEFAULT_RULE;
+use nat::{kind_word, nat_words};
 use words::{action_word, match_words, rule_words};
 
+mod nat;
 mod words;
 
 pub(crate) use words::proto_name;
@@ -111,21 +113,18 @@ pub async fn rules(State(g): Shared) -> Json<Vec<wire::Rule>> {
 
 pub async fn nat(State(g): Shared) -> Json<Vec<wire::Nat>> {
     let config = g.config();
+    let totals: BTreeMap<String, _> = g.ledger.lock().nat_totals().into_iter().collect();
     let all = config.policy.nat.iter().enumerate().map(|(i, r)| {
-        let (kind, mut to) = match &r.kind {
-            NatKind::Snat { to } => ("snat", pool_words(to)),
-            NatKind::Dnat { to, port: None } => ("dnat", pool_words(to)),
-            NatKind::Dnat { to, port: Some(ToPort::One(port)) } => match to.nth(true, 0).or_else(|| to.nth(false, 0)) {
-                Some(address) => ("dnat", std::net::SocketAddr::new(address, *port).to_string()),
-                None => ("dnat", port.to_string()),
-            },
-            _ => ("masquerade", "the egress interface's address".to_owned()),
-        };
-        if r.preserve_port == PreservePort::Strict {
-            to.push_str(", port kept");
+        let total = totals.get(&r.name).copied().unwrap_or_default();
+        wire::Nat {
+            position: i + 1,
+            name: r.name.clone(),
+            kind: kind_word(&r.kind).into(),
+            matches: words(&g, &config.policy, &r.matches),
+            to: nat_words(r),
+            connections: total.connections,
+            failures: total.failures,
         }
-        let matches = words(&g, &config.policy, &r.matches);
-        wire::Nat { position: i + 1, name: r.name.clone(), kind: kind.into(), matches, to }
     });
     Json(all.collect())
 }
@@ -223,15 +222,6 @@ fn words(g: &Gateway, spec: &PolicySpec, m: &Match) -> String {
         config.sets.iter().find(|(_, s)| std::sync::Arc::ptr_eq(s, set)).map(|(name, _)| name.clone())
     };
     match_words(m, &spec.zones, &names, set_name)
-}
-
-/// The ranges of a pool.
-fn pool_words(pool: &Pool) -> String {
-    let range = |r: std::ops::RangeInclusive<std::net::IpAddr>| match r.start() == r.end() {
-        true => r.start().to_string(),
-        false => format!("{}-{}", r.start(), r.end()),
-    };
-    pool.ranges().map(range).collect::<Vec<_>>().join(", ")
 }
 
 /// A MAC address as people write it.

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 pub use change::{Change, Expectation, Refused, Report, Restored};
 pub use conntrack::{Asked, Conn, Names, Way};
 pub use filter::{FilterSpec, mark, state};
+pub use reload::{Reloaded, Swept};
 pub use sides::Side;
 
 mod change;
 mod conntrack;
 mod filter;
+mod reload;
 mod sides;
 
 /// `status`.
@@ -55,15 +57,6 @@ pub struct Checked {
     pub file: PathBuf,
     /// The first key that a reload would refuse.
     pub needs_restart: Option<String>,
-}
-
-/// `reload`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// Number of the policy in force.
-    pub generation: u64,
-    /// From compiling until the last worker had it.
-    pub seconds: f64,
 }
 
 /// A line of `show interfaces`.
@@ -130,12 +123,18 @@ pub struct Nat {
     pub position: usize,
     /// Its name.
     pub name: String,
-    /// `masquerade`, `snat` or `dnat`.
+    /// `none`, `masquerade`, `snat`, `dnat`, `twice`, `redirect`, `netmap` or `nptv6`.
     pub kind: String,
     /// What it matches, as words.
     pub matches: String,
-    /// The new address and port, as words.
+    /// The new addresses and ports and how they are chosen, as words.
     pub to: String,
+    /// Connections that it translated; not counted where there is no state (nptv6).
+    #[serde(default)]
+    pub connections: u64,
+    /// New connections for which it found no port or no address.
+    #[serde(default)]
+    pub failures: u64,
 }
 
 /// A line of `show routes`.

@@ -121,8 +121,7 @@ pub async fn run(cli: Cli, out: &mut impl Write, notes: &mut impl Write) -> Resu
             if json {
                 return document(out, &reloaded);
             }
-            let ms = reloaded.seconds * 1e3;
-            Ok(writeln!(out, "policy generation {} is in force after {ms:.1} ms", reloaded.generation)?)
+            Ok(show::reloaded(out, &reloaded)?)
         }
         Command::Show { what } => part(&client, what, json, out).await,
         Command::Conntrack(command) => command.run(&client, json, out, notes).await,

@@ -19,6 +19,18 @@ pub fn status(out: &mut impl Write, s: &wire::Status) -> io::Result<()> {
     writeln!(out, "{} of {} connections", s.connections, s.connections_limit)
 }
 
+/// `reload`.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn reloaded(out: &mut impl Write, r: &wire::Reloaded) -> io::Result<()> {
+    write!(out, "policy generation {} is in force after {:.1} ms", r.generation, r.seconds * 1e3)?;
+    if let Some(connections) = &r.connections {
+        write!(out, "; {connections}")?;
+    }
+    writeln!(out)
+}
+
 /// `show interfaces`.
 ///
 /// # Errors
@@ -99,10 +111,26 @@ pub fn rules(out: &mut impl Write, all: &[wire::Rule]) -> io::Result<()> {
 /// # Errors
 /// Where `out` cannot be written.
 pub fn nat(out: &mut impl Write, all: &[wire::Nat]) -> io::Result<()> {
-    let head = [("#", Right), ("NAME", Left), ("TYPE", Left), ("MATCH", Left), ("TO", Left)];
-    let rows = all
-        .iter()
-        .map(|r| vec![r.position.to_string(), r.name.clone(), r.kind.clone(), r.matches.clone(), r.to.clone()]);
+    let head = [
+        ("#", Right),
+        ("NAME", Left),
+        ("TYPE", Left),
+        ("CONNECTIONS", Right),
+        ("FAILURES", Right),
+        ("MATCH", Left),
+        ("TO", Left),
+    ];
+    let rows = all.iter().map(|r| {
+        vec![
+            r.position.to_string(),
+            r.name.clone(),
+            r.kind.clone(),
+            r.connections.to_string(),
+            r.failures.to_string(),
+            r.matches.clone(),
+            r.to.clone(),
+        ]
+    });
     table::write(out, &head, &rows.collect::<Vec<_>>())
 }
 

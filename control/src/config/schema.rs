@@ -197,6 +197,8 @@ mapping! {
         vlan,
         /// Conntrack zone of what comes in by it.
         ct_zone,
+        /// `auto`, or the largest segment that a SYN through it may announce.
+        mss,
     }
     later { "poll", "mac" }
 }
@@ -321,16 +323,30 @@ rule! {
 rule! {
     /// An item of `nat`.
     NatRule [name] {
-        /// `masquerade`, `snat` or `dnat`.
+        /// What it does.
         kind = "type",
-        /// The new source or destination.
+        /// New sources of snat, new destinations of dnat and twice.
         to_address,
-        /// The new destination port.
+        /// New sources of twice.
+        to_source,
+        /// New destination ports.
         to_port,
+        /// What the prefix becomes that netmap or nptv6 replaces.
+        to_prefix,
+        /// New source ports.
+        source_ports,
         /// `auto` or `strict`.
         preserve_port,
+        /// Whether each connection gets a source port by chance.
+        random,
+        /// Whether a client gets one address of a pool for all it does.
+        persistent,
+        /// `auto` or `off`.
+        hairpin,
+        /// `keep` or `end`.
+        on_reload,
     }
-    later { "log", "random", "persistent", "to_prefix" }
+    later { "log" }
 }
 
 mapping! {

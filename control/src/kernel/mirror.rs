@@ -17,6 +17,7 @@ use std::time::Duration;
 use dataplane::api::command::Command;
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate};
 use futures_util::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
@@ -30,6 +31,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::resolve::Asked;
 use super::state::{Effect, State, TwinSpec};
 use super::{KernelError, cause};
+use crate::sweep::{self, Gone};
 #[cfg(doc)]
 use crate::workers::COMMAND_TIMEOUT;
 use crate::workers::{ResolveRequest, Workers};
@@ -66,6 +68,8 @@ pub struct Mirror {
     /// What the workers were told of neighbours.
     sent: HashMap<(u16, IpAddr), [u8; 6]>,
     published: Option<FibSpec>,
+    /// Whom to tell of addresses that went.
+    gone: mpsc::UnboundedSender<Vec<Gone>>,
     due: Option<Instant>,
     dump: Dump,
 }
@@ -81,6 +85,8 @@ impl Mirror {
         wishes: mpsc::Receiver<ResolveRequest>,
     ) -> Result<Self, KernelError> {
         let (requests, events) = subscribe()?;
+        let (gone, vanished) = mpsc::unbounded_channel();
+        tokio::spawn(sweep::end_with_addresses(Arc::clone(&workers), vanished));
         let mut mirror = Self {
             requests,
             events,
@@ -92,6 +98,7 @@ impl Mirror {
             asked: Asked::default(),
             sent: HashMap::new(),
             published: None,
+            gone,
             due: None,
             dump: Dump::All,
         };
@@ -203,7 +210,10 @@ impl Mirror {
             };
             tracing::debug!(routes = spec.routes.len(), addresses = spec.addresses.len(), "new forwarding table");
             match self.workers.broadcast(|_| Command::Fib(Arc::clone(&fib))).await {
-                Ok(()) => self.published = Some(spec),
+                Ok(()) => {
+                    let old = self.published.replace(spec);
+                    self.tell_of_gone(old);
+                }
                 Err(e) => {
                     tracing::error!("forwarding table: {e}; sending it again");
                     self.due = Some(Instant::now() + AGAIN);
@@ -214,6 +224,23 @@ impl Mirror {
             self.sync_neighbours().await;
         }
         Ok(())
+    }
+
+    /// Has the connections of addresses ended that the forwarding table before had. The workers have got the new one.
+    fn tell_of_gone(&self, old: Option<FibSpec>) {
+        let (Some(old), Some(new)) = (old, &self.published) else { return };
+        let has = |&(interface, net): &(u16, IpNet)| {
+            new.addresses.iter().any(|(i, n)| (*i, n.addr()) == (interface, net.addr()))
+        };
+        let named = |&(interface, net): &(u16, IpNet)| Gone {
+            interface: self.twins.get(usize::from(interface)).map(|t| t.name.clone()).unwrap_or_default(),
+            address: net.addr(),
+        };
+        let gone: Vec<_> = old.addresses.iter().filter(|a| !has(a)).map(named).collect();
+        if !gone.is_empty() {
+            // It fails only when control is being torn down.
+            let _ = self.gone.send(gone);
+        }
     }
 
     fn fresh_state(&self) -> State {

@@ -21,7 +21,7 @@ use dataplane::api::command::{Command, ConnSpec, ConnView, CreateError, Event, E
 use dataplane::api::launch::{Link, PortInfo, WorkerHandle};
 use dataplane::api::policy::{Limits, Policy};
 use dataplane::api::rules::RuleCounters;
-use dataplane::api::stats::WorkerStats;
+use dataplane::api::stats::{CtEvent, WorkerStats};
 use dataplane::api::{Fib, FibSpec, NeighbourUpdate, SavedSides, Tuple};
 use parking_lot::Mutex;
 
@@ -40,6 +40,10 @@ pub struct Seen {
     pub created: Vec<ConnSpec>,
     /// Sizes of the commands that brought them.
     pub batches: Vec<usize>,
+    /// Connections, by their original tuples, that the next look ends, and why.
+    pub doomed: Vec<(Tuple, CtEvent)>,
+    /// How many steps of such looks there were.
+    pub sweeps: usize,
     /// Each word on whether to report changes.
     pub subscribed: Vec<bool>,
 }
@@ -144,8 +148,23 @@ fn work(worker: usize, inbox: &Receiver<Command>, out: &Sender<Message>, seen: &
                 say(Event::Flushed { next, ended: ended as u64 });
             }
             Command::Sweep { cursor } => {
-                let end = (cursor + u64::from(SCAN_PER_COMMAND)).min(me.conns.len() as u64);
-                say(Event::Swept { next: (end < me.conns.len() as u64).then_some(end), kept: end - cursor });
+                me.sweeps += 1;
+                let from = usize::try_from(cursor).expect("cursor");
+                let before = me.conns.len();
+                let end = before.min(from + SCAN_PER_COMMAND as usize);
+                let (mut kept, mut i) = (0, 0);
+                let doomed = std::mem::take(&mut me.doomed);
+                me.conns.retain(|c| {
+                    i += 1;
+                    let looked_at = (from..end).contains(&(i - 1));
+                    let ends = doomed.iter().find(|(original, _)| looked_at && *original == c.original);
+                    ends.inspect(|(_, event)| stats.ct_event(*event));
+                    kept += u64::from(looked_at && ends.is_none());
+                    ends.is_none()
+                });
+                me.doomed = doomed;
+                let ended = before - me.conns.len();
+                say(Event::Swept { next: (end < before).then_some((end - ended) as u64), kept });
             }
             Command::Get { tuple } => {
                 let conn = me.conns.iter().find(|c| c.original == tuple || c.reply == tuple).cloned();

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv6Net};
 
 use super::policy::Match;
-pub use crate::nat::pool::Pool;
+pub use crate::nat::pool::{MAX_RANGES, Pool};
 
 /// One translation rule. DNAT, redirect and twice NAT act in PREROUTING (`to` and `interface_out` must be empty), masquerade
 /// and SNAT in POSTROUTING; netmap, NPTv6 and `none` in both.

@@ -7,7 +7,9 @@
 
 use std::ops::RangeInclusive;
 
-pub use super::nat::{Hairpin, Mss, NatKind, NatRuleSpec, NetmapSide, OnReload, Pool, PreservePort, ToPort};
+pub use super::nat::{
+    Hairpin, MAX_RANGES, Mss, NatKind, NatRuleSpec, NetmapSide, OnReload, Pool, PreservePort, ToPort,
+};
 pub use crate::conntrack::limit::Limits;
 pub use crate::conntrack::timeouts::Timeouts;
 pub use crate::filter::Policy;

@@ -200,8 +200,11 @@ impl BurstHistogram {
     }
 }
 
-/// Translated addresses whose use is counted one by one; what comes beyond is counted with the last.
-pub const NAT_ADDRESSES: usize = 64;
+/// Translated addresses whose use is counted one by one; what finds no place is counted with the last one's.
+pub const NAT_ADDRESSES: usize = 1024;
+
+/// Places that are looked at for an address.
+const NAT_LOOKS: usize = 16;
 
 /// Protocols whose ports or identifiers are counted, by index of [`NatUse::leases`].
 pub const NAT_PROTOCOLS: [&str; 4] = ["tcp", "udp", "icmp", "other"];
@@ -336,9 +339,14 @@ impl WorkerStats {
     /// Counts a lease of a port (or identifier) of `address`, or with `change` -1 its return. `kind` indexes
     /// [`NAT_PROTOCOLS`].
     pub fn lease(&self, address: IpAddr, kind: usize, change: i64) {
-        let used = self.nat.iter().position(|n| n.address() == Some(address));
-        let place = used.or_else(|| self.nat.iter().position(|n| n.address().is_none())).unwrap_or(NAT_ADDRESSES - 1);
-        if used.is_none() && self.nat[place].address().is_none() {
+        let bits = match address {
+            IpAddr::V4(a) => u64::from(a.to_bits()),
+            IpAddr::V6(a) => a.segments().iter().fold(0_u64, |h, &s| h.wrapping_mul(31).wrapping_add(u64::from(s))),
+        };
+        let first = usize::try_from(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).unwrap_or(0);
+        let of = |place: &usize| self.nat[*place].address().is_none_or(|a| a == address);
+        let place = (0..NAT_LOOKS).map(|n| (first + n) % NAT_ADDRESSES).find(of).unwrap_or(NAT_ADDRESSES - 1);
+        if self.nat[place].address().is_none() {
             self.nat[place].set_address(address);
         }
         self.nat[place].leases[kind].add(change.cast_unsigned());

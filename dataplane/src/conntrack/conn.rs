@@ -94,6 +94,23 @@ impl Flags {
     /// The entry holds a connection; set and cleared by the table.
     pub const LIVE: Self = Self(1024);
 
+    /// Its source is translated to the primary address of the interface that it leaves by, whichever that is.
+    pub const MASQUERADED: Self = Self(2048);
+    /// Its source is translated to an address of the gateway's.
+    pub const OWN_SOURCE: Self = Self(4096);
+    /// Its destination is translated to one.
+    pub const OWN_DESTINATION: Self = Self(8192);
+    /// A reload that would translate it otherwise ends it.
+    pub const ENDS_ON_RELOAD: Self = Self(16384);
+
+    /// Those that say that a translation is bound to addresses of the gateway.
+    pub const BOUND_TO_ADDRESSES: Self = Self(Self::MASQUERADED.0 | Self::OWN_SOURCE.0 | Self::OWN_DESTINATION.0);
+
+    /// Whether any of `f` is set.
+    pub const fn has_any(self, f: Self) -> bool {
+        self.0 & f.0 != 0
+    }
+
     /// Whether all of `f` are set.
     pub const fn has(self, f: Self) -> bool {
         self.0 & f.0 == f.0
@@ -257,6 +274,9 @@ pub struct Unconfirmed {
     pub in_port: PortIdx,
     /// Whether a source port or identifier was leased for it.
     pub leased: bool,
+    /// What its translation is bound to: [`Flags::MASQUERADED`], [`Flags::OWN_SOURCE`], [`Flags::OWN_DESTINATION`],
+    /// [`Flags::ENDS_ON_RELOAD`].
+    pub bound: Flags,
 }
 
 impl Unconfirmed {

@@ -230,6 +230,7 @@ impl Conntrack {
                     helper: None,
                     in_port: p.in_port,
                     leased: false,
+                    bound: Flags::default(),
                 }),
                 Err(reason) => Tracked::Invalid(reason),
             },
@@ -312,6 +313,7 @@ impl Conntrack {
         conn.mark = u.mark;
         conn.timeout_policy = u.timeout_policy;
         conn.account(Direction::Original, bytes);
+        conn.flags.set(u.bound);
         if u.leased {
             conn.flags.set(Flags::LEASED);
         }

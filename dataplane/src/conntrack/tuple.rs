@@ -98,6 +98,12 @@ impl Tuple {
         matches!(self.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP)
     }
 
+    /// What of a reply's tuple NAT may choose: the destination port, or the identifier of an ICMP query.
+    #[inline]
+    pub const fn id(&self) -> u16 {
+        if self.is_icmp() { self.sport } else { self.dport }
+    }
+
     /// Whether RSS hashes the ports, so that choosing one chooses where packets arrive.
     #[inline]
     pub const fn is_spread_by_ports(&self) -> bool {

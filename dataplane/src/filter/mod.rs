@@ -4,14 +4,19 @@
 //! *Threads*: read by all workers, written by none. *Limits*: rules are walked first to last, cheapest conditions first,
 //! so cost grows with their number; connections are judged once per direction and class, not per packet.
 
+use std::net::IpAddr;
+
 pub mod addrset;
 mod matcher;
+mod nat;
 
 use self::matcher::Matcher;
 pub use self::matcher::Query;
+use self::nat::NatHooks;
+pub use self::nat::{Destination, Source};
 use crate::api::policy::{
-    Action, ConntrackSpec, HelperKind, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, PolicyError, PolicySpec,
-    RawAction, ZoneId,
+    Action, ConntrackSpec, HelperKind, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, NetmapSide, PolicyError,
+    PolicySpec, RawAction, ZoneId,
 };
 use crate::io::PortIdx;
 use crate::nat::prefix::{End, Prefixes};
@@ -37,8 +42,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct Policy {
     raw: Vec<(Matcher, RawAction)>,
-    dnat: Vec<(Matcher, usize)>,
-    snat: Vec<(Matcher, usize)>,
+    nat: NatHooks,
     rules: Vec<Rule>,
     helpers: Vec<(Matcher, HelperKind)>,
     prefixes: Prefixes,
@@ -100,21 +104,24 @@ impl Policy {
             }
             raw.push((compile(&r.name, &r.matches)?, r.action));
         }
-        let (mut dnat, mut snat, mut prefixes) = (Vec::new(), Vec::new(), Prefixes::default());
-        for (i, r) in spec.nat.iter().enumerate() {
-            let m = compile(&r.name, &r.matches)?;
-            if let NatKind::Nptv6 { inside, outside } = r.kind {
-                let refused = |why| PolicyError::Prefix { rule: r.name.clone(), why };
-                prefixes.add(inside, outside, &r.matches).map_err(refused)?;
-                continue;
-            }
-            if matches!(r.kind, NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. }) {
+        let mut prefixes = Prefixes::default();
+        for r in &spec.nat {
+            compile(&r.name, &r.matches)?;
+            let destination = match &r.kind {
+                NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. } => true,
+                NatKind::Netmap { side, .. } => *side == NetmapSide::Destination,
+                NatKind::Nptv6 { inside, outside } => {
+                    let refused = |why| PolicyError::Prefix { rule: r.name.clone(), why };
+                    prefixes.add(*inside, *outside, &r.matches).map_err(refused)?;
+                    false
+                }
+                _ => false,
+            };
+            if destination {
                 early(&r.name, &r.matches, "prerouting")?;
-                dnat.push((m, i));
-            } else {
-                snat.push((m, i));
             }
         }
+        let nat = NatHooks::compile(&spec.nat);
         let mut rules = Vec::with_capacity(spec.rules.len());
         for r in &spec.rules {
             rules.push(Rule {
@@ -129,7 +136,7 @@ impl Policy {
         for r in &spec.conntrack.helpers {
             helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
         }
-        Ok(Self { raw, dnat, snat, rules, helpers, prefixes, spec })
+        Ok(Self { raw, nat, rules, helpers, prefixes, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -148,8 +155,7 @@ impl Policy {
         };
         Self {
             raw: Vec::new(),
-            dnat: Vec::new(),
-            snat: Vec::new(),
+            nat: NatHooks::default(),
             rules: Vec::new(),
             helpers: Vec::new(),
             prefixes: Prefixes::default(),
@@ -189,22 +195,31 @@ impl Policy {
         self.raw.iter().find(|(m, _)| m.matches(q)).map_or(RawAction::Accept, |&(_, a)| a)
     }
 
-    /// The destination translation of a new connection.
-    pub fn dnat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
-        self.dnat.iter().find(|&(m, i)| m.matches(q) && self.fits(*i, q)).map(|&(_, i)| &self.spec.nat[i])
+    /// Whether there is any translation rule.
+    #[inline]
+    pub fn translates(&self) -> bool {
+        !self.nat.is_empty()
     }
 
-    /// The source translation of a new connection.
-    pub fn snat(&self, q: &Query<'_>) -> Option<&NatRuleSpec> {
-        self.snat.iter().find(|&(m, i)| m.matches(q) && self.fits(*i, q)).map(|&(_, i)| &self.spec.nat[i])
+    /// The rule that translates the destination of a new connection. `is_local` says which addresses are the gateway's,
+    /// `is_beside` which are in the zone that the packet comes from.
+    pub fn destination(
+        &self,
+        q: &Query<'_>,
+        is_local: impl Fn(IpAddr) -> bool,
+        is_beside: impl Fn(IpAddr) -> bool,
+    ) -> Option<Destination> {
+        self.nat.destination(&self.spec.nat, q, is_local, is_beside)
     }
 
-    /// Whether rule `i` can translate to an address of the packet's IP version.
-    fn fits(&self, i: usize, q: &Query<'_>) -> bool {
-        match &self.spec.nat[i].kind {
-            NatKind::Snat { to } | NatKind::Dnat { to, .. } => !to.is_empty(q.tuple.is_ipv4()),
-            _ => true,
-        }
+    /// What becomes of the source of a new connection.
+    pub fn source(&self, q: &Query<'_>) -> Source {
+        self.nat.source(&self.spec.nat, q)
+    }
+
+    /// The translation rule of this index.
+    pub fn nat_rule(&self, index: usize) -> Option<&NatRuleSpec> {
+        self.spec.nat.get(index)
     }
 
     /// The helper of a new connection: that of the first rule that matches and is for its protocol.

@@ -78,6 +78,7 @@ pub struct Fib {
     others_v4: PrefixMap<Ipv4Net, Vec<RouteTarget>>,
     others_v6: PrefixMap<Ipv6Net, Vec<RouteTarget>>,
     local: std::collections::HashSet<IpAddr, RandomState>,
+    on: std::collections::HashSet<(u16, IpAddr), RandomState>,
     broadcast: std::collections::HashSet<Ipv4Addr, RandomState>,
     /// Per interface: primary IPv4 and IPv6 address.
     primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
@@ -104,6 +105,7 @@ impl Fib {
             }
         }
         let mut local = std::collections::HashSet::with_hasher(RandomState::new());
+        let mut on = std::collections::HashSet::with_hasher(RandomState::new());
         let mut broadcast = std::collections::HashSet::with_hasher(RandomState::new());
         let mut primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)> = Vec::new();
         for &(interface, net) in &spec.addresses {
@@ -112,6 +114,7 @@ impl Fib {
                 primary.resize(i + 1, (None, None));
             }
             local.insert(net.addr());
+            on.insert((interface, net.addr()));
             match net {
                 IpNet::V4(n) => {
                     primary[i].0.get_or_insert(n.addr());
@@ -126,7 +129,7 @@ impl Fib {
                 IpNet::V6(_) => {}
             }
         }
-        Self { v4, v6, others_v4, others_v6, local, broadcast, primary, spec }
+        Self { v4, v6, others_v4, others_v6, local, on, broadcast, primary, spec }
     }
 
     /// The next hop of a unicast destination.
@@ -188,6 +191,11 @@ impl Fib {
     /// Whether `a` is an address of the gateway itself.
     pub fn is_local(&self, a: IpAddr) -> bool {
         self.local.contains(&a)
+    }
+
+    /// Whether `a` is an address of `interface`.
+    pub fn is_on(&self, interface: u16, a: IpAddr) -> bool {
+        self.on.contains(&(interface, a))
     }
 
     /// Whether `a` is the directed broadcast address of an attached subnet.

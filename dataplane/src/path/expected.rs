@@ -49,10 +49,9 @@ impl Path {
         let public = if let Some(e) = same {
             e.key.dport
         } else if choose {
-            let mut random = self.random.clone();
+            let random = self.ports.draw();
             let free = |port| !self.is_taken(&with(port), id, now);
-            let chosen = nat::ports::choose_announced(public, &self.steer, &mut random, free);
-            self.random = random;
+            let chosen = nat::ports::choose_announced(public, &self.steer, random, free);
             chosen.ok_or(DropReason::NatNoPort)?
         } else if self.is_taken(&with(public), id, now) {
             return Err(DropReason::ExpectClash);

@@ -5,10 +5,9 @@
 
 use std::net::IpAddr;
 
-use super::hop::Hop;
 use super::{Path, RETRY};
 use crate::api::command::ConnEventKind;
-use crate::api::policy::{NatKind, NatRuleSpec, PreservePort, ZoneId};
+use crate::api::policy::ZoneId;
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Conn, Flags, Unconfirmed};
@@ -16,69 +15,10 @@ use crate::conntrack::signpost::{PlaceError, WorkerId};
 use crate::conntrack::table::InsertError;
 use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::drop::DropReason;
-use crate::nat;
 use crate::steer::Note;
 use crate::time::Nanos;
 
 impl Path {
-    /// Source translation: by rule, because it follows its master's (`follows`: the reply tuple says so already), or because
-    /// the reply tuple is taken (as Linux' null binding does).
-    pub(super) fn choose_source(
-        &mut self,
-        u: &mut Unconfirmed,
-        rule: Option<&NatRuleSpec>,
-        follows: bool,
-        hop: Hop,
-    ) -> Result<(), DropReason> {
-        let mut strict = false;
-        if follows {
-            // Its port is kept wherever that leads: a signpost will be there.
-            let leased = u.reply.dst != u.original.src;
-            if !self.taken(&u.reply) {
-                u.leased = leased;
-                return Ok(());
-            }
-        }
-        if let Some(rule) = rule {
-            let address = match &rule.kind {
-                NatKind::Snat { to } => to.nth(u.reply.is_ipv4(), 0),
-                _ => self.fib.primary(hop.egress.interface(), u.reply.dst),
-            };
-            let address = address.ok_or(DropReason::NatNoAddress)?;
-            if address.is_ipv4() == u.reply.dst.is_ipv4() {
-                u.reply.dst = address;
-                u.leased = true;
-                strict = rule.preserve_port == PreservePort::Strict;
-            }
-        }
-        if !u.leased && !self.taken(&u.reply) {
-            return Ok(());
-        }
-        if strict {
-            return if self.taken(&u.reply) { Err(DropReason::NatNoPort) } else { Ok(()) };
-        }
-        let mut random = self.random.clone();
-        let chosen = nat::ports::choose(&u.reply, &self.steer, &mut random, |t| self.taken(t));
-        self.random = random;
-        match chosen {
-            Some(reply) => {
-                u.leased = true;
-                u.reply = reply;
-                Ok(())
-            }
-            None => {
-                self.stats.nat_failures.add(1);
-                let choice = u.reply.has_ports() || u.reply.is_icmp();
-                Err(if choice { DropReason::NatNoPort } else { DropReason::NatClash })
-            }
-        }
-    }
-
-    /// Whether a connection or a signpost here has `t`, expired ones too: they still stand in the index.
-    fn taken(&self, t: &Tuple) -> bool {
-        self.conntrack.find(t, self.conntrack.hash(t)).is_some() || self.signposts.owner(t).is_some()
-    }
-
     /// Sees to it that one more connection from `source` in zone `from` may enter the table: within its limits, and with
     /// an entry free, where need be that of a connection that matters less. Connections from or to the gateway itself
     /// (`local`) may take the reserve, and are not given up for others.
@@ -171,6 +111,9 @@ impl Path {
     /// Takes a connection out of the table once its signposts are taken back, or such that follow it go on with them.
     fn take_out(&mut self, id: ConnId, now: Nanos) {
         let dying = self.conntrack.conn(id).flags.has(Flags::DYING);
+        for direction in [Direction::Original, Direction::Reply] {
+            self.ports.freed(&self.conntrack.tuple(id, direction));
+        }
         for (flag, direction) in
             [(Flags::SIGNPOSTED_ORIGINAL, Direction::Original), (Flags::SIGNPOSTED, Direction::Reply)]
         {
@@ -244,6 +187,7 @@ impl Path {
             }
             Note::Remove(t) => {
                 self.signposts.remove(&t, from);
+                self.ports.freed(&t);
             }
             Note::Clash(t) => self.refused(&t, DropReason::SignpostClash, now),
             Note::Full(t) => self.refused(&t, DropReason::SignpostFull, now),

@@ -26,6 +26,7 @@ mod operator;
 mod pptp;
 mod prefix;
 mod sweep;
+mod translate;
 mod view;
 
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ use crossbeam_channel::Sender;
 pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use self::pptp::Call;
+use self::translate::NewSource;
 use crate::api::command::{ConnEventKind, Event, Message};
 use crate::api::policy::{RawAction, ZoneId};
 use crate::api::rules::{RuleCounters, Trail};
@@ -54,8 +56,7 @@ use crate::forward::neighbour::Neighbours;
 use crate::forward::route::Fib;
 use crate::helper::Helpers;
 use crate::io::PortIdx;
-use crate::nat;
-use crate::nat::ports::Random;
+use crate::nat::ports::Ports;
 use crate::nat::rewrite::ErrorTarget;
 use crate::packet::{CtState, L4, Packet, Quoted};
 use crate::steer::{Note, Notes, Steer};
@@ -202,9 +203,10 @@ pub struct Path {
     pub events: Option<EventSink>,
     notes: Notes,
     refusals: ArrayVec<(WorkerId, Note), REFUSALS>,
-    random: Random,
+    ports: Ports,
     log_limit: RateLimit,
     invalid_limit: RateLimit,
+    nat_limit: RateLimit,
     /// Changes with policy and routes; what was cached under an older one is found out again.
     epoch: u32,
     /// Changes with the policy alone.
@@ -248,7 +250,7 @@ impl Path {
             helpers: Helpers::new(setup.conntrack_max, seed.clone()),
             expectations: Expectations::new(expectations, seed.clone()),
             announced: Signposts::new(if alone { 1 } else { EXPECTATIONS }, seed.clone()),
-            neighbours: Neighbours::new(seed),
+            neighbours: Neighbours::new(seed.clone()),
             rules: Arc::new(RuleCounters::new(setup.policy.spec())),
             policy: setup.policy,
             fib: setup.fib,
@@ -258,9 +260,10 @@ impl Path {
             events: None,
             notes: setup.notes,
             refusals: ArrayVec::new(),
-            random: Random::new(a ^ d.rotate_left(17)),
+            ports: Ports::new(setup.seeds.map(|s| s.rotate_left(17) ^ d), seed),
             log_limit: RateLimit::new(now),
             invalid_limit: RateLimit::new(now),
+            nat_limit: RateLimit::new(now),
             epoch: 1,
             policy_epoch: 1,
         }
@@ -374,7 +377,11 @@ impl Path {
             Some(l2) => (cached, l2),
             None => match self.find_out(p, id, direction, from, now) {
                 Ok(found) => found,
-                Err(refusal) => return refusal.into(),
+                Err(refusal) => {
+                    // It is over: nothing is to be said of it any more.
+                    p.conn = p.conn.filter(|_| refusal.reason != DropReason::NatAddressGone);
+                    return refusal.into();
+                }
             },
         };
         let hop = !p.in_port.is_twin() && !cached.egress.is_twin();
@@ -415,6 +422,7 @@ impl Path {
     ) -> Result<(Cached, L2), Refusal> {
         let target = self.conntrack.tuple(id, direction.opposite()).inverse();
         let hop = self.route(p, p.in_port, p.tuple.src, target.dst)?;
+        self.still_has_addresses(id, (direction == Direction::Original).then_some(hop.egress), now)?;
         self.limits(p, hop.egress, hop.next.is_some())?; // what is not forwarded meets no rule, and is not marked
         let seen = Tuple { dst: target.dst, dport: target.dport, ..p.tuple };
         let (verdict, counter) = self.judged(&self.query(p, &seen, p.state, from, Some(hop)));
@@ -449,11 +457,12 @@ impl Path {
         p.state = if u.expected { CtState::Related } else { CtState::New };
         self.stats.classify(p.state, Direction::Original);
         let query = Query { mark: u.mark, ..self.query(p, &p.tuple, p.state, from, None) };
-        if !follows
-            && !p.in_port.is_twin()
-            && let Some(rule) = self.policy.dnat(&query)
+        let destination = if follows || p.in_port.is_twin() { None } else { self.destination_rule(&query) };
+        if let Some(rule) = destination
+            && let Err(reason) = self.choose_destination(&mut u, rule, p.in_port)
         {
-            nat::dnat(&mut u, rule);
+            self.translation_failed(p, Some(rule.rule), reason, now);
+            return reason.into();
         }
         let target = u.reply.inverse();
         p.dnat = target.dst != p.tuple.dst;
@@ -473,8 +482,10 @@ impl Path {
         query.mark = u.mark;
         let (verdict, counter) = self.judged(&query);
         query.mark = verdict.mark; // POSTROUTING sees what the filter has set
-        let snat = if hop.egress.is_twin() || follows { None } else { self.policy.snat(&query) };
-        let snat = snat.cloned();
+        let source = match follows {
+            true => NewSource::Itself,
+            false => self.source_of(&query, &u.original, destination, p.in_port, hop.egress),
+        };
         u.helper = self.policy.helper(&query);
         self.decided(p, &seen, verdict, counter, now);
         if !verdict.accept {
@@ -489,7 +500,9 @@ impl Path {
         if let Err(reason) = self.make_room(p.tuple.src, from, local, now) {
             return reason.into();
         }
-        if let Err(reason) = self.choose_source(&mut u, snat.as_ref(), follows, hop) {
+        if let Err(reason) = self.choose_source(&mut u, source, follows, hop) {
+            let rule = if let NewSource::Rule(n) = source { Some(n) } else { None };
+            self.translation_failed(p, rule, reason, now);
             return reason.into();
         }
         let id = match self.confirm(&u, p.ip_len, now) {
@@ -497,6 +510,7 @@ impl Path {
             Err(reason) => return reason.into(),
         };
         p.conn = Some(id);
+        self.count_translation(destination, source);
         self.emit(ConnEventKind::New, id, now);
         let (neighbour, l2) = self.resolve(hop);
         let conn = self.conntrack.conn_mut(id);

@@ -62,6 +62,7 @@ impl Path {
             in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,
+            bound: self.bound_to(&original, &reply),
         };
         let id = self.confirm(&unconfirmed, 0, now).map_err(|reason| match reason {
             DropReason::NatClash => CreateError::Exists,

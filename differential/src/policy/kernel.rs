@@ -64,7 +64,7 @@ impl Policy {
         s
     }
 
-    /// The nft rules. Log group 1 tells of each packet's class once tracking has seen it, group 2 of what is delivered.
+    /// The nft rules. Log group 1 tells of each packet's class once tracking has seen it, group 2 of what is delivered, translated.
     pub fn nft(&self) -> String {
         let mut s = String::from("table inet diff {\n");
         for (n, (name, proto, _)) in self.helpers.iter().enumerate() {
@@ -116,7 +116,7 @@ impl Policy {
             }
         }
         // The router answers nothing itself but the errors that forwarding needs.
-        s += " }\n chain delivered { type filter hook input priority security; log group 2 queue-threshold 1; }\n";
+        s += " }\n chain delivered { type filter hook input priority 150; log group 2 queue-threshold 1; }\n";
         s += " chain output { type filter hook output priority -500; policy drop;\n";
         s += "  icmp type { destination-unreachable, time-exceeded, parameter-problem } icmp code != 3 accept\n";
         s += "  icmp type { time-exceeded, parameter-problem } accept\n";
@@ -132,6 +132,9 @@ impl Policy {
     fn nft_nat(&self, s: &mut String) {
         *s += " chain translate_destination { type nat hook prerouting priority dstnat;\n";
         for nat in &self.nat {
+            if let Nat::Prerouting(rule) = nat {
+                _ = writeln!(s, "  {rule}");
+            }
             if let Nat::Dnat { proto, address, port, to_address, to_port } = nat {
                 let (ip, to) = match (address.contains("::"), to_port) {
                     (true, Some(p)) => ("ip6", format!("[{to_address}]:{p}")),
@@ -154,7 +157,8 @@ impl Policy {
                     let m = nft_matches(m);
                     _ = writeln!(s, "  iifname lan oifname wan meta nfproto {family} {m} snat {ip} to {a}");
                 }
-                Nat::Dnat { .. } => {}
+                Nat::Postrouting(rule) => _ = writeln!(s, "  {rule}"),
+                Nat::Dnat { .. } | Nat::Prerouting(_) | Nat::Yaml(_) => {}
             }
         }
         *s += " }\n";

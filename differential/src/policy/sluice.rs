@@ -82,9 +82,11 @@ impl Policy {
                     _ = writeln!(
                         s,
                         "  - {{name: nat{n}, type: dnat, from: wan, proto: {proto}, destination: \"{address}\"{port}, \
-                         to_address: \"{to_address}\"{to_port}}}"
+                         to_address: \"{to_address}\"{to_port}, hairpin: off}}"
                     );
                 }
+                Nat::Yaml(rule) => _ = writeln!(s, "  - {{name: nat{n}, {rule}}}"),
+                Nat::Prerouting(_) | Nat::Postrouting(_) => {}
             }
         }
         _ = writeln!(s, "policy:\n  default: {}", if self.default_accept { "accept" } else { "drop" });

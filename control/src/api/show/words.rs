@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dataplane::api::policy::{Action, AddrMatch, AddrSet, ConntrackSpec, Match, RuleSpec, ZoneId};
 
 /// Ranges of an unnamed address set that are spelled out; the rest is counted.
-const SHOWN: usize = 4;
+pub const SHOWN: usize = 4;
 
 pub fn action_word(a: Action) -> &'static str {
     match a {
@@ -76,7 +76,8 @@ pub fn proto_name(p: u8) -> String {
     found.map_or_else(|| p.to_string(), |(_, name)| (*name).to_owned())
 }
 
-fn range(r: &RangeInclusive<u16>) -> String {
+/// A port, or a range of ports.
+pub fn range(r: &RangeInclusive<u16>) -> String {
     if r.start() == r.end() { r.start().to_string() } else { format!("{}-{}", r.start(), r.end()) }
 }
 
@@ -98,7 +99,8 @@ fn addresses(a: &AddrMatch, set_name: impl Fn(&Arc<AddrSet>) -> Option<String>) 
     text
 }
 
-fn between(lo: impl ToString, hi: impl ToString, prefix: Option<u32>) -> String {
+/// A range of addresses, as a prefix where `prefix` is its length.
+pub fn between(lo: impl ToString, hi: impl ToString, prefix: Option<u32>) -> String {
     let (lo, hi) = (lo.to_string(), hi.to_string());
     match prefix {
         _ if lo == hi => lo,
@@ -108,12 +110,13 @@ fn between(lo: impl ToString, hi: impl ToString, prefix: Option<u32>) -> String 
 }
 
 /// The length of the prefix that `lo..=hi` is, if it is one.
-fn prefix4(lo: u32, hi: u32) -> Option<u32> {
+pub fn prefix4(lo: u32, hi: u32) -> Option<u32> {
     let host = (lo ^ hi).count_ones();
     (lo ^ hi == u32::try_from(low_bits(host)).unwrap_or(u32::MAX) && lo & (lo ^ hi) == 0).then_some(32 - host)
 }
 
-fn prefix6(lo: u128, hi: u128) -> Option<u32> {
+/// The same of IPv6.
+pub fn prefix6(lo: u128, hi: u128) -> Option<u32> {
     let host = (lo ^ hi).count_ones();
     (lo ^ hi == low_bits(host) && lo & (lo ^ hi) == 0).then_some(128 - host)
 }

@@ -1,6 +1,6 @@
 //! What a rule matches, and what it cannot: keys that its hook does not know, IP versions that never meet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -31,21 +31,26 @@ pub enum Hook {
 
 /// IP versions: what a condition leaves possible.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Versions {
-    v4: bool,
-    v6: bool,
+pub struct Versions {
+    /// Whether IPv4 is.
+    pub v4: bool,
+    /// Whether IPv6 is.
+    pub v6: bool,
 }
 
 impl Versions {
-    const fn both(self, other: Self) -> Self {
+    /// What both leave possible.
+    pub const fn both(self, other: Self) -> Self {
         Self { v4: self.v4 && other.v4, v6: self.v6 && other.v6 }
     }
 
-    const fn none(self) -> bool {
+    /// Whether nothing is left.
+    pub const fn none(self) -> bool {
         !self.v4 && !self.v6
     }
 
-    const fn label(self) -> &'static str {
+    /// The version where one is left.
+    pub const fn label(self) -> &'static str {
         if self.v4 { "IPv4" } else { "IPv6" }
     }
 }
@@ -113,7 +118,7 @@ impl<'y> MatchReader<'_, 'y> {
             refuse(keys.to, r#"is never where packets with "from: local" go"#);
         }
         if hook == Hook::Dnat && matches.from.contains(&ZoneId::LOCAL) {
-            refuse(keys.from, "is not supported yet in dnat rules");
+            refuse(keys.from, "is not supported yet in rules that change the destination");
         }
         if hook == Hook::Snat && matches.to.contains(&ZoneId::LOCAL) {
             refuse(keys.to, "passes no source translation");
@@ -143,10 +148,8 @@ impl<'y> MatchReader<'_, 'y> {
         }
     }
 
-    /// Narrows `matches` to the IP version of `to_address`, which no packet of the other can be given.
-    pub fn narrow(&self, keys: &Matches<'y>, matches: &mut Match, to_address: (&'y Node, IpAddr)) {
-        let (node, to_address) = to_address;
-        let wanted = Versions { v4: to_address.is_ipv4(), v6: to_address.is_ipv6() };
+    /// Narrows `matches` to the IP versions of the new addresses in `node`, which no packet of the other can be given.
+    pub fn narrow(&self, keys: &Matches<'y>, matches: &mut Match, node: &'y Node, wanted: Versions) {
         let conditions = [
             ("destination", keys.destination, addresses_versions(matches.destination.as_ref())),
             ("source", keys.source, addresses_versions(matches.source.as_ref())),
@@ -154,32 +157,34 @@ impl<'y> MatchReader<'_, 'y> {
         ];
         for (key, given, versions) in conditions {
             if given.is_some() && wanted.both(versions).none() {
-                let why = format!("is {}, but {key} is {}", wanted.label(), versions.label());
-                let accepted = format!("an {} address", versions.label());
-                self.reader.refuse_value(node, &to_address.to_string(), &why, accepted);
+                let (has, needs) = (wanted.label(), versions.label());
+                let why = format_args!("is {has}, but {key} is {needs}; accepted: an {needs} address");
+                self.reader.refuse(node, why);
                 return;
             }
         }
+        if wanted.v4 && wanted.v6 {
+            return;
+        }
+        let (wanted_whole, other) = match wanted.v4 {
+            true => (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+            false => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()),
+        };
         match &mut matches.destination {
             None => {
-                let set = Arc::new(AddrSet::new([whole_version(to_address)], []));
+                let set = Arc::new(AddrSet::new([whole_version(wanted_whole)], []));
                 matches.destination = Some(AddrMatch { negate: false, set });
             }
             Some(AddrMatch { negate: true, set }) => {
-                let other = if wanted.v4 {
-                    whole_version(std::net::Ipv6Addr::UNSPECIFIED.into())
-                } else {
-                    whole_version(std::net::Ipv4Addr::UNSPECIFIED.into())
-                };
                 let mut union = Union::default();
                 union.add_set(set);
-                union.add(Element::Prefix(other));
+                union.add(Element::Prefix(whole_version(other)));
                 *set = union.into_set();
             }
             Some(AddrMatch { negate: false, set }) => {
                 let (v4, v6) = versions(set);
                 if v4 && v6 {
-                    *set = of_version(set, to_address);
+                    *set = of_version(set, wanted_whole);
                 }
             }
         }
@@ -294,12 +299,7 @@ impl<'y> MatchReader<'_, 'y> {
         let accepted = "a port from 0 to 65535, a range such as 1024-2047, a list of these";
         let mut ports = Vec::new();
         for item in self.reader.one_or_many(node, accepted) {
-            let parse = |text: &str| {
-                let (first, last) = text.split_once('-').unwrap_or((text, text));
-                let port = |text: &str| u16::try_from(decimal(text.trim())?).ok();
-                Some(port(first)?..=port(last)?).filter(|range| !range.is_empty())
-            };
-            ports.extend(self.reader.parsed(item, accepted, parse));
+            ports.extend(self.reader.parsed(item, accepted, port_range));
         }
         ports
     }
@@ -361,6 +361,13 @@ impl<'y> MatchReader<'_, 'y> {
         let items = node.map(|node| self.reader.one_or_many(node, &accepted)).unwrap_or_default();
         items.iter().filter_map(|item| self.reader.choice(item, &known, &["snat", "dnat"])).collect()
     }
+}
+
+/// A port, or `first-last`.
+pub fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| u16::try_from(decimal(text.trim())?).ok();
+    Some(port(first)?..=port(last)?).filter(|range| !range.is_empty())
 }
 
 /// Reads protocols, one or a list; `or` is what else `accepted` says first.

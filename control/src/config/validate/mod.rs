@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig};
-use dataplane::api::policy::{AddrSet, PolicySpec};
+use dataplane::api::policy::{AddrSet, Mss, PolicySpec};
 
 use super::node::{Node, Value};
 use super::reader::Reader;
@@ -19,6 +19,7 @@ use super::{Config, ControlConfig, Interface};
 
 mod conntrack;
 mod matches;
+mod nat;
 mod network;
 mod rules;
 mod sets;
@@ -45,6 +46,8 @@ struct Names {
     interfaces: Vec<Interface>,
     /// By interface.
     ct_zones: Vec<u16>,
+    /// By interface.
+    mss: Vec<Option<Mss>>,
     timeout_policies: Vec<String>,
     sets: Vec<(String, Arc<AddrSet>)>,
     set_index: HashMap<String, usize>,
@@ -58,6 +61,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
         zones: vec!["local".into()],
         interfaces: Vec::new(),
         ct_zones: Vec::new(),
+        mss: Vec::new(),
         timeout_policies: Vec::new(),
         sets: Vec::new(),
         set_index: HashMap::new(),
@@ -93,7 +97,7 @@ pub fn document<'y>(root: &'y Node, reader: &Reader<'y>) -> Config {
             generation: 0,
             interface_zones: names.interfaces.iter().map(|i| i.zone).collect(),
             interface_ct_zones: names.ct_zones,
-            interface_mss: Vec::new(),
+            interface_mss: names.mss,
             zones: names.zones,
             raw: raw.unwrap_or_default(),
             nat: nat.unwrap_or_default(),

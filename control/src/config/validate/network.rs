@@ -4,16 +4,20 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use dataplane::api::launch::InterfaceConfig;
-use dataplane::api::policy::{MAX_ZONES, ZoneId};
+use dataplane::api::policy::{MAX_ZONES, Mss, ZoneId};
 use ipnet::IpNet;
 
 use super::super::address::{is_unicast, prefix};
 use super::super::error::quoted;
 use super::super::node::{Key, Node, Value};
-use super::super::reader::{Reader, words};
+use super::super::reader::{Reader, decimal, words};
 use super::super::schema;
 use super::super::{Interface, StaticNeighbour, StaticRoute};
 use super::{NAME, Names, is_name};
+
+/// Segments that `mss` may be: as in `linux/include/net/tcp.h`, `TCP_MIN_MSS`, the smallest one has 8 bytes left beside 40
+/// bytes of IP options and 40 of TCP's; the largest is what an IPv4 packet holds without either.
+const MSS: std::ops::RangeInclusive<u16> = 88..=65_495;
 
 /// Most interfaces: DPDK as Debian builds it has 32 ports.
 const MAX_INTERFACES: usize = 32;
@@ -41,6 +45,7 @@ pub fn interfaces<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) ->
         let mtu = section.mtu.and_then(|n| reader.number(n, 1280..=9000_u16)).unwrap_or(1500);
         let vlan = section.vlan.and_then(|n| reader.number(n, 1..=4094_u16));
         let ct_zone = section.ct_zone.and_then(|n| reader.number(n, 1..=u16::MAX)).unwrap_or(0);
+        let mss = section.mss.and_then(|n| mss(n, reader));
         let addresses = section.addresses.map(|n| addresses(n, reader, names)).unwrap_or_default();
         launch.push(InterfaceConfig {
             name: key.text.clone(),
@@ -55,6 +60,7 @@ pub fn interfaces<'y>(node: &'y Node, reader: &Reader<'y>, names: &mut Names) ->
             mtu,
         });
         names.ct_zones.push(ct_zone);
+        names.mss.push(mss);
     }
     launch
 }
@@ -72,6 +78,12 @@ fn check_interface_name(node: &Node, key: &Key, reader: &Reader<'_>) {
         );
         reader.refuse_key(node, key, message);
     }
+}
+
+fn mss<'y>(node: &'y Node, reader: &Reader<'y>) -> Option<Mss> {
+    let accepted = format!("auto, or a number from {} to {}", MSS.start(), MSS.end());
+    let number = |text: &str| u16::try_from(decimal(text)?).ok().filter(|n| MSS.contains(n)).map(Mss::Fixed);
+    reader.parsed(node, accepted, |text| if text == "auto" { Some(Mss::Auto) } else { number(text) })
 }
 
 /// A device that no interface before has: PCI address, vdev, or `bus:device` of another bus of DPDK.

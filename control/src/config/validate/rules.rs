@@ -1,17 +1,12 @@
-//! `raw`, `nat`, `policy`: rules in the order in which they are asked.
+//! `raw`, `policy`, and what rules of all hooks have: rules in the order in which they are asked.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
-use dataplane::api::policy::{
-    Action, MAX_RULES, NatKind, NatRuleSpec, PreservePort, RawAction, RawRuleSpec, RuleSpec, ToPort,
-};
+use dataplane::api::policy::{Action, MAX_RULES, RawAction, RawRuleSpec, RuleSpec};
 
-use super::super::address::{Element, is_unicast};
-use super::super::names::{TCP, UDP};
-use super::super::node::{Node, Value};
+use super::super::node::Node;
 use super::super::reader::{Reader, words};
-use super::super::schema::{NatRule, Policy, RawRule, Rule};
+use super::super::schema::{Policy, RawRule, Rule};
 use super::matches::{Hook, MatchReader};
 use super::{NAME, Names, is_name};
 
@@ -33,7 +28,7 @@ pub struct Rules<'a, 'y> {
 }
 
 /// Rule names of a section, with the line of each.
-type Seen<'y> = HashMap<&'y str, u64>;
+pub(super) type Seen<'y> = HashMap<&'y str, u64>;
 
 impl<'y> Rules<'_, 'y> {
     /// Reads `raw`.
@@ -54,93 +49,6 @@ impl<'y> Rules<'_, 'y> {
             }
         }
         rules
-    }
-
-    /// Reads `nat`.
-    pub fn nat(&self, node: &'y Node) -> Vec<NatRuleSpec> {
-        let mut seen = Seen::new();
-        self.items(node).iter().filter_map(|item| self.nat_rule(item, &mut seen)).collect()
-    }
-
-    fn nat_rule(&self, item: &'y Node, seen: &mut Seen<'y>) -> Option<NatRuleSpec> {
-        let rule = NatRule::read(item, self.reader);
-        let name = self.name(item, rule.name, seen);
-        let known = [("masquerade", Kind::Masquerade), ("snat", Kind::Snat), ("dnat", Kind::Dnat)];
-        let kind = self
-            .reader
-            .required(item, "type", rule.kind)
-            .and_then(|node| self.reader.choice(node, &known, &["redirect", "netmap", "none", "nat64"]))?;
-        let keys = rule.matches();
-        let hook = if kind == Kind::Dnat { Hook::Dnat } else { Hook::Snat };
-        let mut matches = self.match_reader().matches(&keys, hook);
-        let no_place = |node: Option<&'y Node>, with: &str| {
-            if let Some(node) = node {
-                self.reader.refuse(node, format_args!("has no place here; accepted: with type {with}"));
-            }
-        };
-        let to_address = if kind == Kind::Masquerade {
-            no_place(rule.to_address, "snat or dnat");
-            None
-        } else {
-            let node = self.reader.required(item, "to_address", rule.to_address);
-            node.and_then(|node| self.to_address(node))
-        };
-        if let Some(to_address) = to_address {
-            self.match_reader().narrow(&keys, &mut matches, to_address);
-        }
-        let to_port = match (kind, rule.to_port) {
-            (_, None) => None,
-            (Kind::Snat, Some(node)) => {
-                self.reader.refuse(node, "is not supported yet for snat; accepted: with type dnat");
-                None
-            }
-            (Kind::Masquerade, node) => {
-                no_place(node, "dnat");
-                None
-            }
-            (Kind::Dnat, Some(node)) => {
-                let proto = &matches.proto;
-                if proto.is_empty() && keys.proto.is_none() || !proto.iter().all(|p| [TCP, UDP].contains(p)) {
-                    let accepted = "in rules whose proto is tcp, udp or both";
-                    self.reader.refuse(node, format_args!("needs a protocol with ports; accepted: {accepted}"));
-                }
-                self.reader.number(node, 1..=u16::MAX)
-            }
-        };
-        let mut preserve_port = PreservePort::Auto;
-        if kind == Kind::Dnat {
-            no_place(rule.preserve_port, "masquerade or snat");
-        } else if let Some(node) = rule.preserve_port {
-            let known = [("auto", PreservePort::Auto), ("strict", PreservePort::Strict)];
-            preserve_port = self.reader.choice(node, &known, &[]).unwrap_or_default();
-        }
-        let kind = match (kind, to_address) {
-            (Kind::Masquerade, _) => NatKind::Masquerade,
-            (Kind::Snat, Some((_, to_address))) => NatKind::Snat { to: to_address.into() },
-            (Kind::Dnat, Some((_, to_address))) => {
-                NatKind::Dnat { to: to_address.into(), port: to_port.map(ToPort::One) }
-            }
-            (Kind::Snat | Kind::Dnat, None) => return None,
-        };
-        Some(NatRuleSpec { preserve_port, ..NatRuleSpec::new(name?, matches, kind) })
-    }
-
-    fn to_address(&self, node: &'y Node) -> Option<(&'y Node, IpAddr)> {
-        let accepted = "one unicast address";
-        if let Value::Seq(_) = &node.value {
-            self.reader.refuse(node, format_args!("is a pool, which is not supported yet; accepted: {accepted}"));
-            return None;
-        }
-        let text = self.reader.text(node, accepted)?;
-        match text.parse::<IpAddr>() {
-            Ok(address) if is_unicast(address) => return Some((node, address)),
-            Ok(_) => self.reader.refuse_value(node, text, "is not a unicast address", accepted),
-            Err(_) if Element::parse(text).is_ok() => {
-                self.reader.refuse_value(node, text, "is a pool, which is not supported yet", accepted);
-            }
-            Err(_) => self.reader.refuse_value(node, text, "is not an address", accepted),
-        }
-        None
     }
 
     /// Reads `policy`: the default and the rules.
@@ -200,7 +108,8 @@ impl<'y> Rules<'_, 'y> {
         u8::try_from(index? + 1).ok()
     }
 
-    fn items(&self, node: &'y Node) -> &'y [Node] {
+    /// The rules of a section.
+    pub(super) fn items(&self, node: &'y Node) -> &'y [Node] {
         let items = self.reader.items(node, "a list of rules");
         if items.len() > MAX_RULES {
             self.reader.refuse(node, format_args!("has {} rules; accepted: at most {MAX_RULES}", items.len()));
@@ -209,7 +118,8 @@ impl<'y> Rules<'_, 'y> {
         items
     }
 
-    fn name(&self, rule: &'y Node, name: Option<&'y Node>, seen: &mut Seen<'y>) -> Option<&'y str> {
+    /// A rule's name, which no other of the section has.
+    pub(super) fn name(&self, rule: &'y Node, name: Option<&'y Node>, seen: &mut Seen<'y>) -> Option<&'y str> {
         let node = self.reader.required(rule, "name", name)?;
         let text = self.reader.text(node, NAME)?;
         if !is_name(text) {
@@ -221,14 +131,8 @@ impl<'y> Rules<'_, 'y> {
         Some(text)
     }
 
-    fn match_reader(&self) -> MatchReader<'_, 'y> {
+    /// Reads what rules match.
+    pub(super) fn match_reader(&self) -> MatchReader<'_, 'y> {
         MatchReader { reader: self.reader, names: self.names }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Masquerade,
-    Snat,
-    Dnat,
 }

@@ -1,0 +1,205 @@
+//! How a new connection is translated: destination first, source once the policy has accepted it.
+//!
+//! *Threads*: the worker's. *Limits*: [`nat::ADDRESSES`] addresses of a pool are tried, of each so many ports as
+//! [`nat::ports`] says. *Sources*: `linux/net/netfilter/nf_nat_core.c` (`get_unique_tuple`), `nf_nat_masquerade.c`.
+
+use std::net::IpAddr;
+
+use super::Path;
+use super::hop::Hop;
+use crate::api::command::Event;
+use crate::api::policy::{Hairpin, NatKind, NatRuleSpec, OnReload, PreservePort};
+use crate::conntrack::Conntrack;
+use crate::conntrack::conn::{Flags, Unconfirmed};
+use crate::conntrack::signpost::Signposts;
+use crate::conntrack::tuple::Tuple;
+use crate::drop::DropReason;
+use crate::filter::{Destination, Query, Source};
+use crate::forward::route::NextHop;
+use crate::io::PortIdx;
+use crate::nat::ports::Wish;
+use crate::nat::{self, Sources};
+use crate::packet::Packet;
+use crate::time::Nanos;
+
+/// What a connection's source becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NewSource {
+    /// Itself.
+    Itself,
+    /// What the rule of this index says.
+    Rule(usize),
+    /// This address: it uses a public address of a server on its own side.
+    Hairpin(IpAddr),
+}
+
+impl Path {
+    /// The rule that translates the destination of a new connection.
+    pub(super) fn destination_rule(&self, q: &Query<'_>) -> Option<Destination> {
+        if !self.policy.translates() {
+            return None;
+        }
+        let is_beside = |a| match self.fib.lookup(a) {
+            NextHop::Via { interface, .. } => self.policy.zone_of(PortIdx::wire(interface)) == q.from,
+            _ => false,
+        };
+        self.policy.destination(q, |a| self.fib.is_local(a), is_beside)
+    }
+
+    /// Translates the destination of a connection that came in by `in_port`.
+    pub(super) fn choose_destination(
+        &self,
+        u: &mut Unconfirmed,
+        rule: Destination,
+        in_port: PortIdx,
+    ) -> Result<(), DropReason> {
+        let Some(spec) = self.policy.nat_rule(rule.rule) else { return Ok(()) };
+        let own = self.fib.primary(in_port.interface(), u.original.dst);
+        let to = nat::destination(spec, rule.back, &u.original, own).ok_or(DropReason::NatNoAddress)?;
+        (u.reply.src, u.reply.sport) = to;
+        u.bound.set(bound_by(spec));
+        if matches!(spec.kind, NatKind::Redirect { .. }) {
+            u.bound.set(Flags::OWN_DESTINATION);
+        }
+        Ok(())
+    }
+
+    /// What becomes of the source of a connection that `q` shows as POSTROUTING sees it, and whose destination rule
+    /// `destination` has translated; `original` is as its first packet came.
+    pub(super) fn source_of(
+        &self,
+        q: &Query<'_>,
+        original: &Tuple,
+        destination: Option<Destination>,
+        in_port: PortIdx,
+        egress: PortIdx,
+    ) -> NewSource {
+        if egress.is_twin() || !self.policy.translates() {
+            return NewSource::Itself;
+        }
+        let rule = destination.and_then(|d| Some((d.rule, self.policy.nat_rule(d.rule)?)));
+        if let Some((n, NatRuleSpec { kind: NatKind::Twice { .. }, .. })) = rule {
+            return NewSource::Rule(n);
+        }
+        match (self.policy.source(q), rule) {
+            (Source::Rule(n), _) => NewSource::Rule(n),
+            (Source::Nothing, Some((_, spec))) if egress == in_port => match spec.kind {
+                NatKind::Dnat { .. } if spec.hairpin == Hairpin::Auto => NewSource::Hairpin(original.dst),
+                NatKind::Netmap { from, to, .. } => {
+                    NewSource::Hairpin(nat::mapped(original.src, from, to).unwrap_or(original.dst))
+                }
+                _ => NewSource::Itself,
+            },
+            (Source::Nothing | Source::Exempt, _) => NewSource::Itself,
+        }
+    }
+
+    /// Translates a connection's source: by rule, because it follows its master's (`follows`: the reply tuple says so already),
+    /// or because the reply tuple is taken (as Linux' null binding does).
+    pub(super) fn choose_source(
+        &mut self,
+        u: &mut Unconfirmed,
+        source: NewSource,
+        follows: bool,
+        hop: Hop,
+    ) -> Result<(), DropReason> {
+        let Self { policy, conntrack, signposts, steer, ports, fib, .. } = self;
+        let taken = |t: &Tuple| is_taken(conntrack, signposts, t);
+        if follows && !taken(&u.reply) {
+            // Its port is kept wherever that leads: a signpost will be there.
+            u.leased = u.reply.dst != u.original.src;
+            return Ok(());
+        }
+        let is_v4 = u.reply.is_ipv4();
+        let rule = match source {
+            NewSource::Rule(n) if !follows => policy.nat_rule(n),
+            _ => None,
+        };
+        let sources = match (rule, source) {
+            (Some(rule), _) => {
+                let own = fib.primary(hop.egress.interface(), u.reply.dst);
+                Sources::of(rule, &u.original, own).ok_or(DropReason::NatNoAddress)?
+            }
+            (None, NewSource::Hairpin(address)) => Sources::One(address),
+            (None, _) if taken(&u.reply) => Sources::One(u.reply.dst),
+            (None, _) => return Ok(()),
+        };
+        let netmap = matches!(rule, Some(NatRuleSpec { kind: NatKind::Netmap { .. }, .. }));
+        let range = rule.and_then(|r| r.ports.as_ref()).map(|r| (*r.start(), *r.end()));
+        let preserve = rule.map_or(PreservePort::Auto, |r| r.preserve_port);
+        let mut found = None;
+        let mut n = 0;
+        while let (None, Some(address)) = (found, sources.nth(is_v4, n)) {
+            let reply = Tuple { dst: address, ..u.reply };
+            let kept = || (!taken(&reply)).then_some(reply);
+            found = match preserve {
+                PreservePort::Strict => {
+                    kept().filter(|t| range.is_none_or(|(low, high)| (low..=high).contains(&t.id())))
+                }
+                // Ports are mapped one to one as well, wherever replies then arrive.
+                _ if netmap && kept().is_some() => kept(),
+                _ => ports.choose(&Wish { reply, range, keep: preserve != PreservePort::Never }, steer, taken),
+            };
+            n += 1;
+        }
+        let Some(reply) = found else {
+            let choice = u.reply.has_ports() || u.reply.is_icmp();
+            return Err(if choice { DropReason::NatNoPort } else { DropReason::NatClash });
+        };
+        // Netmap has no ports to run out of.
+        u.leased = !(netmap && reply.dport == u.reply.dport && reply.sport == u.reply.sport);
+        u.reply = reply;
+        if let Some(rule) = rule {
+            u.bound.set(bound_by(rule));
+            if matches!(rule.kind, NatKind::Masquerade | NatKind::Twice { source: None, .. }) {
+                u.bound.set(Flags::MASQUERADED);
+            }
+        }
+        u.bound.set(self.bound_to(&u.original, &u.reply));
+        Ok(())
+    }
+
+    /// What a translation is bound to, as far as its tuples tell.
+    pub(super) fn bound_to(&self, original: &Tuple, reply: &Tuple) -> Flags {
+        let own = reply.dst != original.src && self.fib.is_local(reply.dst);
+        if own { Flags::OWN_SOURCE } else { Flags::default() }
+    }
+
+    /// Counts and reports that a new connection found no translation.
+    pub(super) fn translation_failed(&mut self, p: &Packet, rule: Option<usize>, reason: DropReason, now: Nanos) {
+        self.stats.nat_failures.add(1);
+        let Some(rule) = rule else { return };
+        if let Some(counters) = self.rules.nat(rule) {
+            counters.failures.add(1);
+        }
+        if !self.reports.is_full() && self.nat_limit.allow(now) {
+            self.reports.push(Event::NatFailed {
+                generation: self.policy.spec().generation,
+                rule: u32::try_from(rule).unwrap_or(u32::MAX),
+                reason,
+                interface: p.in_port.interface(),
+                tuple: p.tuple,
+            });
+        }
+    }
+
+    /// Counts a connection for the rules that translate it.
+    pub(super) fn count_translation(&self, destination: Option<Destination>, source: NewSource) {
+        let destination = destination.map(|d| d.rule);
+        let source = if let NewSource::Rule(n) = source { Some(n) } else { None };
+        for rule in destination.into_iter().chain(source.filter(|_| source != destination)) {
+            if let Some(counters) = self.rules.nat(rule) {
+                counters.connections.add(1);
+            }
+        }
+    }
+}
+
+fn bound_by(rule: &NatRuleSpec) -> Flags {
+    if rule.on_reload == OnReload::End { Flags::ENDS_ON_RELOAD } else { Flags::default() }
+}
+
+/// Whether a connection or a signpost has `t`, expired ones too: they still stand in the index.
+fn is_taken(conntrack: &Conntrack, signposts: &Signposts, t: &Tuple) -> bool {
+    conntrack.find(t, conntrack.hash(t)).is_some() || signposts.owner(t).is_some()
+}
