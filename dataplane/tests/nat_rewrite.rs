@@ -232,6 +232,30 @@ struct Case {
     /// Whom the server sees, where that is one address.
     seen: [&'static str; 2],
     to_port: Option<u16>,
+    /// Whether it is forwarded, and not the gateway's.
+    hop: bool,
+}
+
+impl Case {
+    /// The same with this rule alone.
+    fn with(self, rule: NatRuleSpec) -> Self {
+        Self { nat: vec![rule], ..self }
+    }
+}
+
+fn twice(port: Option<ToPort>, source: Option<Pool>) -> NatRuleSpec {
+    let dport = if port.is_some() { vec![80..=80] } else { Vec::new() };
+    towards(NatKind::Twice { to: pool([HOST, HOST6]), port, source }, Match { dport, ..to_gateway() })
+}
+
+/// Inside prefixes and outside ones, for either side.
+fn netmaps(side: NetmapSide, matches: &Match) -> Vec<NatRuleSpec> {
+    let rule = |(inside, outside): (&str, &str)| {
+        let (inside, outside) = (inside.parse().expect("prefix"), outside.parse().expect("prefix"));
+        let (from, to) = if side == NetmapSide::Source { (inside, outside) } else { (outside, inside) };
+        towards(NatKind::Netmap { from, to, side }, matches.clone())
+    };
+    [("10.0.0.0/24", "203.0.112.0/24"), ("fd00:1::/64", "2001:db8:9::/64")].map(rule).to_vec()
 }
 
 fn towards(kind: NatKind, matches: Match) -> NatRuleSpec {
@@ -258,6 +282,7 @@ fn cases() -> Vec<Case> {
         server: [SERVER, SERVER6],
         seen,
         to_port: None,
+        hop: true,
     };
     let dnat = |to: [&str; 2], port: Option<u16>| {
         let ports = if port.is_some() { vec![80..=80] } else { Vec::new() };
@@ -272,6 +297,7 @@ fn cases() -> Vec<Case> {
         server: [HOST, HOST6],
         seen,
         to_port,
+        hop: true,
     };
     let own = || towards(NatKind::Masquerade, from_to(WAN_ZONE, LAN_ZONE));
     vec![
@@ -282,6 +308,73 @@ fn cases() -> Vec<Case> {
         inwards("dnat to a port", vec![dnat([HOST, HOST6], Some(8080))], [SERVER, SERVER6], Some(8080)),
         inwards("dnat and masquerade", vec![dnat([HOST, HOST6], None), own()], ["10.0.0.1", "fd00:1::1"], None),
         inwards("both, to a port", vec![dnat([HOST, HOST6], Some(8080)), own()], ["10.0.0.1", "fd00:1::1"], Some(8080)),
+        Case {
+            nat: vec![
+                towards(NatKind::None, from_to(LAN_ZONE, WAN_ZONE)),
+                towards(NatKind::Masquerade, from_to(LAN_ZONE, WAN_ZONE)),
+            ],
+            ..out("exempt", NatKind::None, [HOST, HOST6])
+        },
+        Case {
+            nat: vec![NatRuleSpec {
+                preserve_port: PreservePort::Never,
+                persistent: true,
+                ..towards(NatKind::Snat { to: pool(["198.51.100.7", "2001:db8::7"]) }, from_to(LAN_ZONE, WAN_ZONE))
+            }],
+            ..out("snat at random", NatKind::None, ["198.51.100.7", "2001:db8::7"])
+        },
+        inwards(
+            "dnat of a range of ports",
+            vec![towards(
+                NatKind::Dnat { to: pool([HOST, HOST6]), port: Some(ToPort::Shift { from: 75, to: 8075 }) },
+                Match { dport: vec![75..=85], ..to_gateway() },
+            )],
+            [SERVER, SERVER6],
+            Some(8080),
+        ),
+        inwards("twice", vec![twice(None, None)], ["10.0.0.1", "fd00:1::1"], None),
+        inwards(
+            "twice, to a port and from a pool",
+            vec![twice(Some(ToPort::One(8080)), Some(pool(["10.0.0.77", "fd00:1::77"])))],
+            ["10.0.0.77", "fd00:1::77"],
+            Some(8080),
+        ),
+        Case {
+            nat: netmaps(NetmapSide::Source, &from_to(LAN_ZONE, WAN_ZONE)),
+            ..out("netmap of sources", NatKind::None, ["203.0.112.2", "2001:db8:9::2"])
+        },
+        // The same the other way: the prefix leads to its hosts.
+        Case {
+            asked: ["203.0.112.2", "2001:db8:9::2"],
+            ..inwards(
+                "netmap of sources, from outside",
+                netmaps(NetmapSide::Source, &from_to(LAN_ZONE, WAN_ZONE)),
+                [SERVER, SERVER6],
+                None,
+            )
+        },
+        Case {
+            asked: ["203.0.112.2", "2001:db8:9::2"],
+            ..inwards(
+                "netmap of destinations",
+                netmaps(NetmapSide::Destination, &Match { from: vec![WAN_ZONE], ..Match::default() }),
+                [SERVER, SERVER6],
+                None,
+            )
+        },
+        Case {
+            ports: [LAN, LAN_TWIN],
+            server: ["10.0.0.1", "fd00:1::1"],
+            hop: false,
+            ..out("redirect", NatKind::None, [HOST, HOST6])
+                .with(towards(NatKind::Redirect { port: None }, Match { from: vec![LAN_ZONE], ..Match::default() }))
+        },
+        Case {
+            ports: [LAN, LAN],
+            asked: [GATEWAY, GATEWAY6],
+            server: ["10.0.0.9", "fd00:1::9"],
+            ..out("hairpin", NatKind::None, [GATEWAY, GATEWAY6]).with(dnat(["10.0.0.9", "fd00:1::9"], None))
+        },
     ]
 }
 
@@ -341,6 +434,7 @@ fn what_comes_back_to_the_client_is_what_the_server_sent() {
     for case in cases() {
         let spec = PolicySpec { nat: case.nat.clone(), default: Action::Accept, ..policy() };
         everywhere(spec, |lab| {
+            lab.neighbour(0, "fd00:1::9", true);
             let [near, far] = case.ports;
             for version in 0..2 {
                 let header = if version == 0 { 20 } else { 40 };
@@ -370,7 +464,8 @@ fn what_comes_back_to_the_client_is_what_the_server_sent() {
                     let reply = answer(&there);
                     let back = lab.passes(far, &reply, near);
                     assert_right(&back.ip);
-                    assert_eq!((back.src, back.dst, back.ttl), (question.dst, question.src, 63), "{what}");
+                    let ttl = if case.hop { 63 } else { 64 };
+                    assert_eq!((back.src, back.dst, back.ttl), (question.dst, question.src, ttl), "{what}");
                     assert_eq!(kept(reply.proto, &back.ip[header..]), kept(reply.proto, &reply.l4), "{what}");
                     if n < WITH_PORTS {
                         let port = |at: usize| be16_at(&question.l4, at);
