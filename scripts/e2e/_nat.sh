@@ -99,7 +99,8 @@ echo_server() {
 import socket, sys, threading
 listener = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
 def serve(s, peer):
-    print(peer[0].removeprefix("::ffff:"), peer[1])
+    # In one piece: threads write at the same time.
+    sys.stdout.write("%s %d\n" % (peer[0].removeprefix("::ffff:"), peer[1]))
     try:
         while data := s.recv(1000):
             s.sendall(data)
