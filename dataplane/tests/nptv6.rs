@@ -569,7 +569,7 @@ fn a_reload_takes_effect_on_the_next_packet() {
 #[test]
 fn rules_that_cannot_be_are_refused_with_the_reason() {
     let refused = |nat: Vec<NatRuleSpec>| match Policy::compile(PolicySpec { nat, ..usual() }) {
-        Err(PolicyError::Prefix { why, .. }) => why,
+        Err(PolicyError::Translation { why, .. }) => why,
         other => panic!("{other:?}"),
     };
     let rule = || npt("fd00:1::/48", "2001:db8:f::/48");

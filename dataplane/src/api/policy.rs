@@ -311,9 +311,9 @@ pub enum PolicyError {
         /// The index it used.
         index: usize,
     },
-    /// A rule that translates prefixes as none can.
+    /// A rule that translates as none can.
     #[error("rule {rule}: {why}")]
-    Prefix {
+    Translation {
         /// The rule's name.
         rule: String,
         /// Why it cannot.

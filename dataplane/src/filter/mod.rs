@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub mod addrset;
 mod matcher;
 mod nat;
@@ -107,15 +109,26 @@ impl Policy {
         let mut prefixes = Prefixes::default();
         for r in &spec.nat {
             compile(&r.name, &r.matches)?;
+            let refused = |why| PolicyError::Translation { rule: r.name.clone(), why };
+            if r.ports.as_ref().is_some_and(|p| p.is_empty()) {
+                return Err(refused("its range of ports is empty"));
+            }
             let destination = match &r.kind {
-                NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. } => true,
-                NatKind::Netmap { side, .. } => *side == NetmapSide::Destination,
                 NatKind::Nptv6 { inside, outside } => {
-                    let refused = |why| PolicyError::Prefix { rule: r.name.clone(), why };
                     prefixes.add(*inside, *outside, &r.matches).map_err(refused)?;
                     false
                 }
-                _ => false,
+                NatKind::Netmap { from, to, side } => {
+                    let fits = |a: &IpNet, b: &IpNet| {
+                        a.addr().is_ipv4() == b.addr().is_ipv4() && a.prefix_len() == b.prefix_len()
+                    };
+                    if !fits(from, to) {
+                        return Err(refused("its two prefixes differ in length or IP version"));
+                    }
+                    *side == NetmapSide::Destination
+                }
+                NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. } => true,
+                NatKind::None | NatKind::Masquerade | NatKind::Snat { .. } => false,
             };
             if destination {
                 early(&r.name, &r.matches, "prerouting")?;
