@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # What scenarios of FTP and TFTP share. To be sourced after _init.sh; gives:
-#   on_workers FUNCTION       runs it on one worker and, where there are two CPUs, on two, each in a lab of its own
 #   ftp_server NS ADDRESS     vsftpd there, anonymous, with `file` to fetch and `up/` to store into
 #   ftp_transfers NS URL SERVER-NS FORM…  fetches and stores by each form, and compares to the byte
 #   tftp_server NS ADDRESS    in.tftpd there
@@ -19,18 +18,6 @@ policy:
     - {name: ftp, proto: tcp, dport: 21, state: new, action: accept}
     - {name: tftp, proto: udp, dport: 69, state: new, action: accept}
 '
-
-on_workers() {
-    local number all
-    mapfile -t all < <(cpus)
-    for number in 1 2; do
-        ((number <= ${#all[@]})) || skip "two workers need two CPUs"
-        # shellcheck disable=SC2034 # _init.sh uses it
-        E2E_CPUS=("${all[@]:0:number}")
-        "$@" || fail "$* failed on $number workers"
-        remove_lab
-    done
-}
 
 ftp_server() {
     local ns=$1 address=$2 dir=$LAB_DIR/ftp-$1 family=listen=YES

@@ -2,6 +2,7 @@
 # What every scenario starts with. To be sourced; gives, beside scripts/_lab.sh:
 #   config <<YAML…      the scenario's configuration; the machine's part (workers, metrics, socket) is put in front
 #   start_lab           namespaces lan, gw, wan and sluiced; ports plugged in as eth0, addresses and routes as below
+#   on_workers FUNCTION  runs it on one worker and, where there are two CPUs, on two
 #   fail, assert_…      concrete outputs and counters; the first that fails ends the scenario with sluiced's log
 #
 #   lan: 10.10.0.2, fd10:10::2 -- .1 lan [sluiced] wan .1 -- wan: 203.0.113.10, 2001:db8:113::10
@@ -168,4 +169,16 @@ www() {
     mkdir -p "$LAB_DIR/www-$1"
     echo "hello from $1" >"$LAB_DIR/www-$1/index.html"
     serve "$1" http 80 "$LAB_DIR/www-$1"
+}
+
+# on_workers FUNCTION [ARGUMENT]…: runs it on one worker and on two, each in a lab of its own.
+on_workers() {
+    local number all
+    mapfile -t all < <(cpus)
+    for number in 1 2; do
+        ((number <= ${#all[@]})) || skip "two workers need two CPUs"
+        E2E_CPUS=("${all[@]:0:number}")
+        "$@" || fail "$* failed on $number workers"
+        remove_lab
+    done
 }

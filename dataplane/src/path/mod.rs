@@ -24,6 +24,7 @@ mod hop;
 mod lifecycle;
 mod operator;
 mod pptp;
+mod prefix;
 pub mod reserve;
 mod sweep;
 mod translate;
