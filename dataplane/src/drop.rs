@@ -99,6 +99,7 @@ drop_reasons! {
     NatReload "nat_reload" "A reload translates the connection otherwise; its next packet ended it.";
     NatAddressGone "nat_address_gone" "The address that the connection was translated to is not the gateway's, or its interface's, any more.";
     NatRedirect "nat_redirect" "A redirect about a translated connection: who follows it goes past the translation.";
+    NatPrefix "nptv6_address" "The address has no image under the other prefix: the word that would make good for it is all ones.";
     // Routing
     MartianSource "martian_source" "The source address cannot come from a wire: loopback, multicast, broadcast, 0.0.0.0/8 or the gateway's own.";
     MartianDestination "martian_destination" "The destination address cannot be forwarded to: loopback, unspecified or in 0.0.0.0/8.";

@@ -8,6 +8,7 @@ use crate::conntrack::ConnId;
 use crate::conntrack::tuple::{Direction, Tuple};
 use crate::drop::DropReason;
 use crate::io::PortIdx;
+use crate::nat::prefix::PrefixRule;
 use crate::parse::{Fragment, IpHeader};
 
 /// Connection tracking's class of a packet.
@@ -275,6 +276,8 @@ pub struct Packet {
     pub wire_len: u32,
     /// Keyed hash of its tuple in this worker's table.
     pub hash: u64,
+    /// The rule that has translated its destination between prefixes as it came; 0 where none has.
+    pub prefix: PrefixRule,
     /// Its destination is translated, and its connection is not confirmed yet.
     pub dnat: bool,
     /// A signpost has led it astray: its home must not follow that again.
@@ -307,6 +310,7 @@ impl Packet {
             l4_len: (ip.len - ip.l4) as u16,
             wire_len: ip.len as u32,
             hash: 0,
+            prefix: 0,
             dnat: false,
             stale: false,
             state: CtState::Invalid,

@@ -303,6 +303,13 @@ fn provoke(reason: DropReason) -> Option<Lab> {
             lab.send(WAN, &icmp(SERVER, GATEWAY, 5, 1, [198, 51, 100, 20], &out.ip));
             lab
         }
+        R::NatPrefix => {
+            // Below 48 bits the subnet makes good for the prefix, and one of all ones has no image.
+            let (inside, outside) = ("fd00:1::/40".parse(), "2001:db8::/40".parse());
+            let kind = NatKind::Nptv6 { inside: inside.expect("prefix"), outside: outside.expect("prefix") };
+            let nat = vec![NatRuleSpec::new("npt", from_to(LAN_ZONE, WAN_ZONE), kind)];
+            after(PolicySpec { nat, ..usual() }, LAN, &udp("fd00:1:0:ffff::2", 4000, SERVER6, 53, b"question"))
+        }
         R::MartianSource => after(usual(), LAN, &question.src("127.0.0.1")),
         R::MartianDestination => after(usual(), LAN, &question.dst("127.0.0.1")),
         R::NoRoute => {

@@ -23,6 +23,10 @@
 	(RTE_ETH_RSS_NONFRAG_IPV4_TCP | RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_TCP |                 \
 	 RTE_ETH_RSS_NONFRAG_IPV6_UDP)
 
+/* Asked for where the device has them; what it leaves open, software verifies. */
+#define RX_L4 (RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM)
+#define RX_CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_SCTP_CKSUM | RX_L4)
+
 const char *shim_version(void)
 {
 	return rte_version();
@@ -199,6 +203,7 @@ int shim_port_info(uint16_t port, struct shim_port *out)
 	out->max_mtu = info.max_mtu;
 	out->reta_size = info.reta_size;
 	out->hashes_ports = (info.flow_type_rss_offloads & RSS_PORTS) == RSS_PORTS;
+	out->verifies = (info.rx_offload_capa & RX_L4) == RX_L4;
 	out->netdev = info.if_index;
 	return 0;
 }
@@ -214,7 +219,7 @@ int shim_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, u
 		return ret;
 	memset(&conf, 0, sizeof(conf));
 	conf.rxmode.mtu = RTE_MIN(mtu, info.max_mtu);
-	conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
+	conf.rxmode.offloads = info.rx_offload_capa & RX_CHECKSUMS;
 	/* One pool, no references, no chains: what "fast free" asks for. */
 	conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 	if (rss) {

@@ -87,6 +87,7 @@ struct shim_port {
 	uint16_t max_mtu;
 	uint16_t reta_size;  /* 0: no redirection table */
 	bool hashes_ports;   /* RSS covers addresses and ports of TCP and UDP over IPv4 and IPv6 */
+	bool verifies;       /* it can verify checksums of received TCP and UDP */
 	uint32_t netdev;     /* index of the kernel interface behind the port; 0 for none */
 };
 

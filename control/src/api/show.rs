@@ -52,6 +52,7 @@ pub async fn interfaces(State(g): Shared) -> Json<Vec<wire::Interface>> {
             device: launch.device.clone(),
             driver: port.map(|p| p.driver.clone()).unwrap_or_default(),
             rss: port.is_some_and(|p| p.rss),
+            rx_checksums: port.is_some_and(|p| p.rx_checksums),
             mac: port.map(|p| mac_text(p.mac)).unwrap_or_default(),
             vlan: launch.vlan,
             mtu: interface.mtu,

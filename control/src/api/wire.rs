@@ -76,6 +76,9 @@ pub struct Interface {
     pub driver: String,
     /// Whether the device steers packets to workers.
     pub rss: bool,
+    /// Whether it verifies checksums of TCP and UDP.
+    #[serde(default)]
+    pub rx_checksums: bool,
     /// MAC address.
     pub mac: String,
     /// VLAN, where tagged.

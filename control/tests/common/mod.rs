@@ -76,6 +76,7 @@ impl Fake {
             driver: "net_fake".into(),
             mac: [2, 0, 0, 0, 0, u8::try_from(i).expect("few interfaces")],
             rss: true,
+            rx_checksums: false,
         };
         let attachment = Attachment {
             workers: handles,

@@ -151,6 +151,9 @@ pub struct PortInfo {
     /// Whether the device took our RSS key and table, so that packets need no steering in software. `false` with one
     /// worker, which needs none either way.
     pub rss: bool,
+    /// Whether the device verifies TCP's and UDP's checksums, so that software does so only where it finds one wrong or leaves
+    /// it open. A device that calls a wrong one right cannot be found out.
+    pub rx_checksums: bool,
 }
 
 /// Link state of a port.

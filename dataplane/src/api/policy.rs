@@ -311,6 +311,14 @@ pub enum PolicyError {
         /// The index it used.
         index: usize,
     },
+    /// A rule that translates as none can.
+    #[error("rule {rule}: {why}")]
+    Translation {
+        /// The rule's name.
+        rule: String,
+        /// Why it cannot.
+        why: &'static str,
+    },
     /// A rule matches on what its hook cannot know.
     #[error("rule {rule}: {key} is not known in the {hook} hook")]
     NotInThisHook {

@@ -70,6 +70,8 @@ labelled! {
         Fragment "fragment";
         /// The first packet of a connection that another worker expects.
         Expectation "expectation";
+        /// Translation between prefixes has given it another home than its port's RSS knows.
+        Prefix "prefix";
     }
 }
 
@@ -110,6 +112,8 @@ labelled! {
         TimeExceeded "time_exceeded";
         /// Fragmentation needed, or packet too big.
         TooBig "too_big";
+        /// Parameter problem.
+        Parameter "parameter_problem";
         /// Not sent: the rate limit was reached.
         Suppressed "suppressed";
     }

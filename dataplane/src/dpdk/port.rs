@@ -57,6 +57,7 @@ pub(super) struct Port {
     rx_queues: u16,
     tx_queues: u16,
     rss: bool,
+    rx_checksums: bool,
     /// Index of the kernel interface behind the port; 0 for none.
     netdev: u32,
     /// What the device would not do, for the operator.
@@ -91,6 +92,7 @@ impl Port {
             rx_queues,
             tx_queues,
             rss: false,
+            rx_checksums: info.verifies,
             netdev: info.netdev,
             notes: Vec::new(),
         };
@@ -173,6 +175,11 @@ impl Port {
     /// Whether the device spreads packets over the workers as our software would.
     pub(super) const fn rss(&self) -> bool {
         self.rss
+    }
+
+    /// Whether the device verifies checksums of TCP and UDP.
+    pub(super) const fn rx_checksums(&self) -> bool {
+        self.rx_checksums
     }
 
     /// Receive and transmit queues that it has; at most one per worker.

@@ -73,7 +73,8 @@ impl Started {
                 let driver = port.driver();
                 self.notes.extend(port.notes().iter().map(|n| format!("interface {} ({driver}): {n}", interface.name)));
             }
-            self.ports.push(PortInfo { driver: wire.driver().to_owned(), mac, rss: wire.rss() });
+            let (rss, rx_checksums) = (wire.rss(), wire.rx_checksums());
+            self.ports.push(PortInfo { driver: wire.driver().to_owned(), mac, rss, rx_checksums });
             self.runtime.ports.push((wire, twin));
         }
 

@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 pub mod addrset;
 mod matcher;
 mod nat;
@@ -19,6 +21,7 @@ use crate::api::policy::{
     PolicySpec, RawAction, ZoneId,
 };
 use crate::io::PortIdx;
+use crate::nat::prefix::{End, Prefixes};
 
 /// What the filter says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,7 @@ pub struct Policy {
     nat: NatHooks,
     rules: Vec<Rule>,
     helpers: Vec<(Matcher, HelperKind)>,
+    prefixes: Prefixes,
     spec: PolicySpec,
 }
 
@@ -102,12 +106,29 @@ impl Policy {
             }
             raw.push((compile(&r.name, &r.matches)?, r.action));
         }
+        let mut prefixes = Prefixes::default();
         for r in &spec.nat {
             compile(&r.name, &r.matches)?;
+            let refused = |why| PolicyError::Translation { rule: r.name.clone(), why };
+            if r.ports.as_ref().is_some_and(|p| p.is_empty()) {
+                return Err(refused("its range of ports is empty"));
+            }
             let destination = match &r.kind {
+                NatKind::Nptv6 { inside, outside } => {
+                    prefixes.add(*inside, *outside, &r.matches).map_err(refused)?;
+                    false
+                }
+                NatKind::Netmap { from, to, side } => {
+                    let fits = |a: &IpNet, b: &IpNet| {
+                        a.addr().is_ipv4() == b.addr().is_ipv4() && a.prefix_len() == b.prefix_len()
+                    };
+                    if !fits(from, to) {
+                        return Err(refused("its two prefixes differ in length or IP version"));
+                    }
+                    *side == NetmapSide::Destination
+                }
                 NatKind::Dnat { .. } | NatKind::Twice { .. } | NatKind::Redirect { .. } => true,
-                NatKind::Netmap { side, .. } => *side == NetmapSide::Destination,
-                _ => false,
+                NatKind::None | NatKind::Masquerade | NatKind::Snat { .. } => false,
             };
             if destination {
                 early(&r.name, &r.matches, "prerouting")?;
@@ -128,7 +149,7 @@ impl Policy {
         for r in &spec.conntrack.helpers {
             helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
         }
-        Ok(Self { raw, nat, rules, helpers, spec })
+        Ok(Self { raw, nat, rules, helpers, prefixes, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -145,7 +166,14 @@ impl Policy {
             default: Action::Drop,
             conntrack: ConntrackSpec::default(),
         };
-        Self { raw: Vec::new(), nat: NatHooks::default(), rules: Vec::new(), helpers: Vec::new(), spec }
+        Self {
+            raw: Vec::new(),
+            nat: NatHooks::default(),
+            rules: Vec::new(),
+            helpers: Vec::new(),
+            prefixes: Prefixes::default(),
+            spec,
+        }
     }
 
     /// What it was compiled from.
@@ -161,6 +189,18 @@ impl Policy {
         }
         // An interface without a zone is in none that a rule can name.
         self.spec.interface_zones.get(usize::from(port.interface())).copied().unwrap_or(ZoneId(u8::MAX))
+    }
+
+    /// A port with its zone.
+    #[inline]
+    pub fn end(&self, port: PortIdx) -> End {
+        End { zone: self.zone_of(port), port }
+    }
+
+    /// The rules that translate prefixes.
+    #[inline]
+    pub fn prefixes(&self) -> &Prefixes {
+        &self.prefixes
     }
 
     /// What the raw hook says; no rule means track.

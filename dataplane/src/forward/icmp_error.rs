@@ -37,6 +37,8 @@ pub enum IcmpError {
     HostUnreachable,
     /// A prohibit route.
     Prohibited,
+    /// The field at this offset of the packet is none that can be forwarded.
+    Parameter(u8),
 }
 
 impl IcmpError {
@@ -45,11 +47,12 @@ impl IcmpError {
         match self {
             Self::TimeExceeded | Self::ReassemblyTime => IcmpErrorKind::TimeExceeded,
             Self::TooBig(_) => IcmpErrorKind::TooBig,
+            Self::Parameter(_) => IcmpErrorKind::Parameter,
             _ => IcmpErrorKind::Unreachable,
         }
     }
 
-    /// ICMP type, code and the MTU that goes with it.
+    /// ICMP type, code, and the MTU or pointer that goes with it.
     const fn v4(self) -> (u8, u8, u32) {
         match self {
             Self::TimeExceeded => (icmp::v4::TIME_EXCEEDED, 0, 0),
@@ -58,10 +61,11 @@ impl IcmpError {
             Self::NoRoute => (icmp::v4::UNREACHABLE, 0, 0),
             Self::HostUnreachable => (icmp::v4::UNREACHABLE, 1, 0),
             Self::Prohibited => (icmp::v4::UNREACHABLE, 13, 0),
+            Self::Parameter(at) => (icmp::v4::PARAMETER, 0, (at as u32) << 24),
         }
     }
 
-    /// ICMPv6 type, code and the MTU that goes with it.
+    /// ICMPv6 type, code, and the MTU or pointer that goes with it.
     const fn v6(self) -> (u8, u8, u32) {
         match self {
             Self::TimeExceeded => (icmp::v6::TIME_EXCEEDED, 0, 0),
@@ -70,6 +74,7 @@ impl IcmpError {
             Self::NoRoute => (icmp::v6::UNREACHABLE, 0, 0),
             Self::HostUnreachable => (icmp::v6::UNREACHABLE, 3, 0),
             Self::Prohibited => (icmp::v6::UNREACHABLE, 1, 0),
+            Self::Parameter(at) => (icmp::v6::PARAMETER, 0, at as u32),
         }
     }
 }

@@ -4,8 +4,10 @@
 //! *Threads*: one worker. *Sources*: RFC 3022, RFC 4787, RFC 5382, RFC 5508; `linux/net/netfilter/nf_nat_core.c`.
 
 pub mod crowd;
+pub mod mss;
 pub mod pool;
 pub mod ports;
+pub mod prefix;
 pub mod rewrite;
 pub mod segment;
 

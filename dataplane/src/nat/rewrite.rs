@@ -5,13 +5,13 @@
 //! *Threads*: any; functions of bytes. *Sources*: RFC 3022 section 4; RFC 5508 REQ-4 and REQ-5 for errors;
 //! `linux/net/netfilter/nf_nat_proto.c` (`nf_nat_icmp_reply_translation`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::conntrack::tuple::{Tuple, proto};
 use crate::packet::{L4, Packet, Quoted};
 use crate::parse::checksum::Delta;
 use crate::parse::gre::{self, Gre};
-use crate::parse::{be16, crc32c, sctp};
+use crate::parse::{be16, crc32c, ipv6, sctp};
 
 /// Rewrites a packet whose tuple is `p.tuple` so that it has tuple `to`.
 #[inline]
@@ -69,6 +69,29 @@ pub fn translate_error(b: &mut [u8], p: &Packet, quoted: &Quoted, to: &ErrorTarg
     }
     let field = be16(b, l4 + 2);
     put16(b, l4 + 2, changes.apply(field));
+}
+
+/// The source address of the IPv6 packet at `l3`, where that is there.
+pub fn source6(b: &[u8], l3: usize) -> Option<Ipv6Addr> {
+    let bytes: &[u8; 16] = b.get(l3 + usize::from(ipv6::SOURCE_AT)..)?.first_chunk()?;
+    Some(Ipv6Addr::from(*bytes))
+}
+
+/// Sets the source address of the IPv6 packet at `l3`, to one of the same sum: no checksum changes.
+pub fn set_source6(b: &mut [u8], l3: usize, src: Ipv6Addr) {
+    set_address6(b, l3 + usize::from(ipv6::SOURCE_AT), src);
+}
+
+/// The same for the destination address.
+pub fn set_destination6(b: &mut [u8], l3: usize, dst: Ipv6Addr) {
+    set_address6(b, l3 + usize::from(ipv6::DESTINATION_AT), dst);
+}
+
+/// The same for the address at `at`; nothing where the packet ends before it does.
+pub fn set_address6(b: &mut [u8], at: usize, a: Ipv6Addr) {
+    if let Some(to) = b.get_mut(at..at + 16) {
+        to.copy_from_slice(&a.octets());
+    }
 }
 
 /// Lowers TTL or hop limit by one; the caller has made sure that it is at least 2.

@@ -48,6 +48,8 @@ pub mod v6 {
     pub const TOO_BIG: u8 = 2;
     /// Time exceeded.
     pub const TIME_EXCEEDED: u8 = 3;
+    /// Parameter problem.
+    pub const PARAMETER: u8 = 4;
     /// Echo request.
     pub const ECHO: u8 = 128;
     /// Echo reply.

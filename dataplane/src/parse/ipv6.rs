@@ -11,6 +11,11 @@ use crate::drop::DropReason;
 /// Length of the fixed header, bytes.
 pub const HEADER: usize = 40;
 
+/// Where the source address is in it.
+pub const SOURCE_AT: u8 = 8;
+/// Where the destination address is.
+pub const DESTINATION_AT: u8 = 24;
+
 /// Most extension headers walked; what has more is INVALID.
 pub const MAX_EXTENSIONS: usize = 32;
 

@@ -113,6 +113,9 @@ impl Path {
 
     /// TTL and MTU, which come before the filter as in Linux' `ip_forward`: whether the packet must be cut.
     pub(super) fn limits(&self, p: &Packet, egress: PortIdx, hop: bool) -> Result<bool, Refusal> {
+        if !self.policy.prefixes().is_empty() {
+            self.has_image(p, egress)?;
+        }
         if !hop {
             return Ok(false);
         }

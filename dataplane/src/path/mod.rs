@@ -24,6 +24,7 @@ mod hop;
 mod lifecycle;
 mod operator;
 mod pptp;
+mod prefix;
 mod sweep;
 mod translate;
 mod view;

@@ -17,10 +17,11 @@ use crate::time::Nanos;
 impl<I: Io> Worker<I> {
     /// The first fragment of datagram `q` is first in the train, and those behind it have waited for it.
     pub(super) fn begin(&mut self, q: QueueId, now: Nanos) {
-        let Some(packet) = header::first(&self.train) else {
+        let Some(mut packet) = header::first(&self.train) else {
             self.defrag.refused(q);
             return self.lose_train(DropReason::FragmentHeader);
         };
+        self.inward_train(&mut packet);
         if packet.kind == L4::NeighbourDiscovery && header::is_discovery(&packet) {
             self.defrag.refused(q);
             return self.lose_train(DropReason::FragmentInvalid);

@@ -112,8 +112,7 @@ fn parse_parts(packet: &Packet, head: &[u8], rest: &[&[u8]], total: usize, verif
 
 /// The window of the TCP segment in the train, and the length of its header; or a UDP header's length.
 pub(super) fn transport<B: Buf>(train: &Train<B>, packet: &Packet) -> (u16, usize) {
-    let mut parts: ArrayVec<&[u8], { TRAIN + 1 }> = train.iter().map(payload).collect();
-    let head = take_head(&mut parts);
+    let head = head(train);
     match (packet.kind, head.get(12)) {
         (L4::Tcp(_), Some(words)) if head.len() >= 16 => (be16(&head, 14), usize::from(words >> 4) * 4),
         _ => (0, l4::UDP_HEADER),
@@ -156,6 +155,26 @@ pub(super) fn translate<I: Io>(train: &mut Train<I::Buf>, packet: &Packet, plan:
         from = behind;
     }
     first.buf.resize(own)
+}
+
+/// Writes `bytes` at offset `at` of the datagram's transport data, in whichever fragments that lies.
+pub(super) fn write<B: Buf>(train: &mut Train<B>, mut at: usize, mut bytes: &[u8]) {
+    for piece in train {
+        let part = usize::from(piece.packet.l4)..usize::from(piece.packet.end);
+        let Some(part) = piece.buf.bytes_mut().get_mut(part) else { return };
+        if let Some(to) = part.get_mut(at..) {
+            let (here, behind) = bytes.split_at(bytes.len().min(to.len()));
+            to[..here.len()].copy_from_slice(here);
+            bytes = behind;
+        }
+        at = at.saturating_sub(part.len());
+    }
+}
+
+/// The first bytes of the datagram's transport data, at most [`HEAD`].
+pub(super) fn head<B: Buf>(train: &Train<B>) -> ArrayVec<u8, HEAD> {
+    let mut parts: ArrayVec<&[u8], { TRAIN + 1 }> = train.iter().map(payload).collect();
+    take_head(&mut parts)
 }
 
 /// A fragment's part of the transport data.

@@ -50,7 +50,9 @@ impl<I: Io> Worker<I> {
             self.acknowledge(buf.bytes(), packet, acknowledge);
         }
         let error = self.unreachable(buf.bytes(), packet, &plan);
-        Self::translate(&mut buf, packet, &plan);
+        if let Err(reason) = self.rewrite(&mut buf, packet, &plan) {
+            return self.path.stats.drop_packet(reason);
+        }
         if let Some((own, other)) = self.path.helpers.streams(id, packet.direction)
             && !segment::adjust(&mut buf, packet, own, other, &splices)
         {
@@ -62,7 +64,9 @@ impl<I: Io> Worker<I> {
     /// Sends a packet on with call ids replaced.
     fn forward_patched(&mut self, mut buf: I::Buf, packet: &Packet, plan: &Plan, now: Nanos) {
         let error = self.unreachable(buf.bytes(), packet, plan);
-        Self::translate(&mut buf, packet, plan);
+        if let Err(reason) = self.rewrite(&mut buf, packet, plan) {
+            return self.path.stats.drop_packet(reason);
+        }
         if let Some(helped) = packet.conn.and_then(|id| self.path.helpers.find(id)) {
             segment::patch(buf.bytes_mut(), packet, &helped.pptp[packet.direction.index()].patches);
         }
@@ -118,6 +122,7 @@ impl<I: Io> Worker<I> {
         }
         let len = segment::acknowledgement(buf.bytes_mut(), frame, packet, a.ack, a.window);
         if len.is_some_and(|len| buf.resize(len)) {
+            self.outward_own(&mut buf, packet, false);
             self.queue(buf, packet.in_port);
         }
     }

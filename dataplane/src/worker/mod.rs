@@ -11,7 +11,9 @@ mod control;
 mod first;
 mod header;
 mod helped;
+mod mss;
 mod neighbour;
+mod prefix;
 mod send;
 mod train;
 mod walk;
@@ -228,7 +230,7 @@ impl<I: Io> Worker<I> {
                 packet.kind = L4::Invalid(DropReason::FragmentInvalid);
             }
         }
-        let packet = match parsed {
+        let mut packet = match parsed {
             Ok(Parsed::Ip(mut packet)) => {
                 let zone = self.path.policy.ct_zone_of(receiver.port);
                 if zone != 0 {
@@ -252,6 +254,13 @@ impl<I: Io> Worker<I> {
                 return;
             }
         };
+        if let Err(Refusal { reason, error }) = self.inward(&mut buf, &mut packet) {
+            self.path.stats.drop_packet(reason);
+            if let Some(error) = error {
+                self.answer(buf.bytes(), &packet, error, now);
+            }
+            return;
+        }
         // Ethernet pads short frames; what is forwarded is the packet.
         if buf.bytes().len() > usize::from(packet.end) && !buf.resize(usize::from(packet.end)) {
             self.path.stats.drop_packet(DropReason::NoBuffer);
@@ -266,6 +275,7 @@ impl<I: Io> Worker<I> {
             let cause = match packet.kind {
                 L4::Fragment => HandoverCause::Fragment,
                 L4::IcmpError(_) => HandoverCause::IcmpError,
+                _ if packet.prefix != 0 => HandoverCause::Prefix,
                 _ => HandoverCause::Steer,
             };
             self.hand_over(buf, packet, home, cause);
@@ -281,7 +291,8 @@ impl<I: Io> Worker<I> {
     /// disagrees is steered in software from then on.
     fn comes_home(&mut self, buf: &I::Buf, p: &Packet) -> bool {
         let interface = usize::from(p.in_port.interface());
-        if p.in_port.is_twin() || !self.rss.get(interface).is_some_and(|&r| r) {
+        // The device has hashed the address that it came with.
+        if p.in_port.is_twin() || p.prefix != 0 || !self.rss.get(interface).is_some_and(|&r| r) {
             return false;
         }
         match p.kind {

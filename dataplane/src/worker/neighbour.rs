@@ -60,7 +60,11 @@ impl<I: Io> Worker<I> {
             return None;
         }
         let len = icmp_error::build(buf.bytes_mut(), original, p, error, src, mac)?;
-        buf.resize(len).then_some(buf)
+        if !buf.resize(len) {
+            return None;
+        }
+        self.outward_own(&mut buf, p, true);
+        Some(buf)
     }
 
     /// Keeps a packet until its next hop is known; asks control to have it resolved. Where too many wait, the oldest makes

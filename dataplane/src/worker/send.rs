@@ -17,8 +17,18 @@ impl<I: Io> Worker<I> {
     #[inline]
     pub(super) fn forward(&mut self, mut buf: I::Buf, packet: &Packet, plan: &Plan, now: Nanos) {
         let error = self.unreachable(buf.bytes(), packet, plan);
-        Self::translate(&mut buf, packet, plan);
+        if let Err(reason) = self.rewrite(&mut buf, packet, plan) {
+            return self.path.stats.drop_packet(reason);
+        }
         self.dispatch(buf, usize::from(packet.l3), plan, error, now);
+    }
+
+    /// All that changes in a packet but its TTL: its connection's translation, that between prefixes, and TCP's largest segment.
+    #[inline]
+    pub(super) fn rewrite(&self, buf: &mut I::Buf, packet: &Packet, plan: &Plan) -> Result<(), DropReason> {
+        Self::translate(buf, packet, plan);
+        self.clamp(buf, packet, plan);
+        self.outward(buf, packet, plan)
     }
 
     /// The error to send should the next hop not answer, and where. It quotes the packet as it came: it must be built now.
@@ -49,6 +59,9 @@ impl<I: Io> Worker<I> {
         };
         if let Some((src, dst)) = to {
             rewrite::translate_addresses(buf.bytes_mut(), l3, &whole.tuple, src, dst);
+        }
+        if let Err(reason) = self.outward_later(&mut buf, l3, whole, plan) {
+            return self.path.stats.drop_packet(reason);
         }
         rewrite::set_ttl(buf.bytes_mut(), l3, whole.ttl);
         self.dispatch(buf, l3, plan, None, now);

@@ -99,7 +99,8 @@ impl<I: Io> Worker<I> {
     fn whole(&mut self, now: Nanos) {
         let verify = self.path.policy.spec().conntrack.checksum;
         header::end(&mut self.train);
-        let Some(packet) = header::whole(&self.train, verify) else { return };
+        let Some(mut packet) = header::whole(&self.train, verify) else { return };
+        self.inward_train(&mut packet);
         if packet.kind == L4::NeighbourDiscovery && header::is_discovery(&packet) {
             return self.lose_train(DropReason::FragmentInvalid);
         }
@@ -153,6 +154,10 @@ impl<I: Io> Worker<I> {
         }
         if !header::translate::<I>(&mut self.train, packet, plan) {
             return self.lose_train(DropReason::NoBuffer);
+        }
+        Self::clamp_train(&self.path, &mut self.train, packet, plan);
+        if let Err(reason) = Self::outward_train(&self.path, &mut self.train, packet, plan) {
+            return self.lose_train(reason);
         }
         self.train.reverse(); // so that the first comes off first
         if let Some(first) = self.train.pop() {

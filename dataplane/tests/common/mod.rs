@@ -11,6 +11,7 @@ pub mod oracle;
 pub mod pkt;
 pub mod pptp;
 pub mod reassembly;
+pub mod right;
 pub mod session;
 pub mod talk;
 pub mod ways;

@@ -300,6 +300,11 @@ pub fn templates() -> Vec<(PortIdx, Pkt)> {
         (LAN, udp(HOST, 4000, SERVER, 53, &[0; 1400]).df()),
         (LAN, udp(HOST, 4000, SERVER, 53, &[0; 1400])),
         (LAN, udp(HOST, 4000, "198.51.100.5", 53, b"nobody there")),
+        // By the outside addresses of an inside host, and of none.
+        (WAN, udp(SERVER6, 53, "2001:db8:f:7:cf32::2", 4000, b"answer")),
+        (LAN, udp(HOST6, 4000, "2001:db8:f:7:cf32::2", 53, b"to itself")),
+        (WAN, ping(SERVER6, "2001:db8:f:7:ffff:ffff:ffff:ffff", 7, 1)),
+        (LAN, tcp(HOST6, 4000, SERVER6, 443, SYN, 1, 0, b"").with_options(&[2, 4, 5, 0xb4])),
         (LAN, extended),
         (LAN, fragment6),
         (LAN, first),
@@ -323,7 +328,10 @@ pub fn busy_policy(verify: bool) -> PolicySpec {
     let mut spec = usual();
     spec.nat.push(masquerade());
     dnat(&mut spec, 8080, "10.0.0.9", Some(80));
-    use dataplane::api::policy::{Action, HelperKind, ZoneId};
+    use dataplane::api::policy::{Action, HelperKind, Mss, NatKind, NatRuleSpec, ZoneId};
+    let (inside, outside) = ("fd00:1::/64".parse().expect("prefix"), "2001:db8:f:7::/64".parse().expect("prefix"));
+    spec.nat.push(NatRuleSpec::new("npt", from_to(LAN_ZONE, WAN_ZONE), NatKind::Nptv6 { inside, outside }));
+    spec.interface_mss = vec![Some(Mss::Fixed(1000)), Some(Mss::Auto)];
     spec = helped(helped(spec, HelperKind::Ftp, 443), HelperKind::Tftp, 53);
     spec.rules.push(rule("to-me", from_to(LAN_ZONE, ZoneId::LOCAL), Action::Accept));
     let mut own = from_to(ZoneId::LOCAL, WAN_ZONE);
