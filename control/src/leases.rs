@@ -72,8 +72,8 @@ pub fn ports(g: &Gateway) -> BTreeMap<IpAddr, PerProto<Ports>> {
         }
     }
     for (address, protocols) in &mut all {
-        for (kind, ports) in protocols.iter_mut().enumerate() {
-            ports.free = space(&sources, *address, kind).map(|space| space.saturating_sub(ports.used));
+        for (ports, space) in protocols.iter_mut().zip(spaces(&sources, *address)) {
+            ports.free = space.map(|space| space.saturating_sub(ports.used));
         }
     }
     all
@@ -150,31 +150,38 @@ impl Source<'_> {
         }
     }
 
-    /// The ports (or identifiers) of `address` that it may choose for protocol `kind`.
-    fn ports(&self, address: IpAddr, kind: usize) -> Option<RangeInclusive<u16>> {
-        let proto = &self.rule.matches.proto;
-        let numbers = NUMBERS.get(kind)?;
-        let has = match &self.addresses {
+    /// Whether it may choose `address`.
+    fn has(&self, address: IpAddr) -> bool {
+        match &self.addresses {
             Addresses::Pool(pool) => pool.contains(address),
             Addresses::Interfaces(all) => all.contains(&address),
-        };
-        let may = has && (proto.is_empty() || proto.iter().any(|p| numbers.contains(p)));
+        }
+    }
+
+    /// The ports (or identifiers) that it may choose for protocol `kind`.
+    fn ports(&self, kind: usize) -> Option<RangeInclusive<u16>> {
+        let proto = &self.rule.matches.proto;
+        let numbers = NUMBERS.get(kind)?;
+        let may = proto.is_empty() || proto.iter().any(|p| numbers.contains(p));
         let default = if numbers.contains(&1) { IDENTIFIERS } else { PORTS };
         may.then(|| self.rule.ports.clone().unwrap_or(default))
     }
 }
 
-/// How many ports of `address` all rules together may choose from for protocol `kind`.
-fn space(sources: &[Source<'_>], address: IpAddr, kind: usize) -> Option<u64> {
-    let mut ranges: Vec<_> = sources.iter().filter_map(|s| s.ports(address, kind)).collect();
-    ranges.sort_unstable_by_key(|r| *r.start());
-    let (mut space, mut next) = (None, 0);
-    for r in ranges {
-        let (first, end) = (u32::from(*r.start()).max(next), u32::from(*r.end()) + 1);
-        *space.get_or_insert(0) += u64::from(end.saturating_sub(first));
-        next = next.max(end);
-    }
-    space
+/// How many ports of `address` all rules together may choose from.
+fn spaces(sources: &[Source<'_>], address: IpAddr) -> PerProto<Option<u64>> {
+    let of_address: Vec<_> = sources.iter().filter(|s| s.has(address)).collect();
+    std::array::from_fn(|kind| {
+        let mut ranges: Vec<_> = of_address.iter().filter_map(|s| s.ports(kind)).collect();
+        ranges.sort_unstable_by_key(|r| *r.start());
+        let (mut space, mut next) = (None, 0);
+        for r in ranges {
+            let (first, end) = (u32::from(*r.start()).max(next), u32::from(*r.end()) + 1);
+            *space.get_or_insert(0) += u64::from(end.saturating_sub(first));
+            next = next.max(end);
+        }
+        space
+    })
 }
 
 /// Leases by address.
@@ -261,7 +268,7 @@ mod tests {
             udp,
         ];
         let sources = sources(&rules, &interfaces());
-        let of = |address: &str| [0, 1, 2, 3].map(|kind| space(&sources, ip(address), kind));
+        let of = |address: &str| spaces(&sources, ip(address));
         assert_eq!(of("198.51.100.1"), [Some(1500), Some(1510), Some(1500), None]);
         assert_eq!(of("198.51.100.2"), [Some(1000), Some(1000), Some(1000), None]);
         assert_eq!(of("198.51.100.3"), [Some(1), Some(1), Some(1), None]);
