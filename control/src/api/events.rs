@@ -37,11 +37,12 @@ pub async fn events(
         return Err(Refusal::bad_request(format!("there are no {unknown} events: the kinds are {}", KINDS.join(", "))));
     }
     let [new, updates, destroy] = KINDS.map(|k| kinds.split(',').any(|kind| kind == k));
+    // Before: what is lost while it is taken in is lost to it.
+    let lost_before = lost_by_workers(&g);
     let subscription = g.workers.subscribe(Wanted { new, updates, destroy, filter }).await?;
     let Some(subscription) = subscription else {
         return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "too many clients listen already".into()));
     };
-    let lost_before = lost_by_workers(&g);
     let stream = Stream { g, subscription, lost_before };
     let stream = futures_util::stream::unfold(stream, |mut stream| async {
         let chunk = stream.next().await?;
