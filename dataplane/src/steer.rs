@@ -215,10 +215,13 @@ pub struct Ticket {
 /// A small message from worker to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The sender wants to own the flow of this tuple, whose home you are. Answered by one of the next three.
-    Place(Tuple, Ticket),
+    /// The sender wants to own the flow of this tuple, whose home you are. Where it is taken, one with another port of this
+    /// range will do. Answered by one of the next four.
+    Place(Tuple, Ticket, Option<(u16, u16)>),
     /// The tuple is yours alone, and its packets are sent to you.
     Placed(Tuple, Ticket),
+    /// Another connection has it; this one, with another port of your own, is yours alone.
+    Lent(Tuple, Ticket),
     /// It cannot be: another connection has it.
     Clash(Tuple, Ticket),
     /// It cannot be: there is no room for a signpost.

@@ -101,7 +101,7 @@ impl One {
         let p = self.question(n);
         let (_, outcome) = self.judge(&p);
         let Outcome::Wait(slot) = outcome else { panic!("it does not wait: {outcome:?}") };
-        let Some(Note::Place(t, ticket)) = self.home.receive(0) else { panic!("nothing is asked") };
+        let Some(Note::Place(t, ticket, _)) = self.home.receive(0) else { panic!("nothing is asked") };
         (slot, t, ticket)
     }
 
@@ -198,7 +198,7 @@ fn a_strict_port_that_is_taken_is_refused_and_leaves_nothing() {
         .expect("a client");
     let (_, outcome) = one.judge(&p);
     let Outcome::Wait(slot) = outcome else { panic!("it does not wait: {outcome:?}") };
-    let Some(Note::Place(t, ticket)) = one.home.receive(0) else { panic!("nothing is asked") };
+    let Some(Note::Place(t, ticket, _)) = one.home.receive(0) else { panic!("nothing is asked") };
     assert_eq!(t.dst, ip("10.0.0.1"));
     let leases = |one: &One| one.path.stats.nat.iter().flat_map(|n| &n.leases).map(|c| c.value()).sum::<u64>();
     assert_eq!(leases(&one), 1);
@@ -266,7 +266,7 @@ fn tuples_that_wait_are_taken() {
     let question = one.question(0);
     let (_, t, ticket) = one.begin(0);
     let original = one.judge(&question).0.tuple;
-    one.hears(Note::Place(original, ticket));
+    one.hears(Note::Place(original, ticket, None));
     assert_eq!(one.home.receive(0), Some(Note::Clash(original, ticket)));
     let plain = made_by_hand(t.inverse(), t);
     assert!(one.path.create(&plain, 0, one.now).is_err());
@@ -301,7 +301,7 @@ fn the_operators_connection_is_live_or_refused_as_the_home_says() {
         let spec = made_by_hand(original, t);
         assert_eq!(one.path.create(&spec, 3, one.now), Ok(false));
         assert_eq!(one.live(), 0);
-        let Some(Note::Place(asked, ticket)) = one.home.receive(0) else { panic!("nothing is asked") };
+        let Some(Note::Place(asked, ticket, _)) = one.home.receive(0) else { panic!("nothing is asked") };
         assert_eq!(asked, t);
         one.hears(if taken { Note::Clash(t, ticket) } else { Note::Placed(t, ticket) });
         let settled: Vec<_> = one.settled().into_iter().map(|(_, s)| s).collect();

@@ -89,7 +89,11 @@ fn gateway(open: bool) -> PolicySpec {
         dnat_of(WAN_ZONE, "198.51.100.22/32", &[], "10.0.0.8", None),
         dnat_of(WAN_ZONE, "198.51.100.23/32", &[], "10.0.0.8", None),
         strict,
-        NatRuleSpec::new("out", source("10.0.0.0/26"), NatKind::Masquerade),
+        NatRuleSpec {
+            // So few that workers must borrow from each other, and run out.
+            ports: Some(4000..=4005),
+            ..NatRuleSpec::new("out", source("10.0.0.0/26"), NatKind::Masquerade)
+        },
         NatRuleSpec { matches: from_to(LAN_ZONE, LAN_ZONE), ..masquerade() },
     ];
     if !open {
@@ -316,7 +320,7 @@ impl World {
         let owned = self.lab.owned();
         let run = &self.run;
         let mut whose: BTreeMap<Key, (u16, Tuple)> = BTreeMap::new();
-        let (mut signposted, mut moved) = (0, 0);
+        let (mut signposted, mut moved, mut borrowed) = (0, 0, 0);
         for c in &owned {
             moved += usize::from(c.original.dst == ip(GATEWAY) && c.reply.dport != c.original.sport);
             let tuples = if c.original == c.reply { &[c.original][..] } else { &[c.original, c.reply] };
@@ -330,11 +334,14 @@ impl World {
                 let expected = (home != usize::from(c.worker)).then_some(c.worker);
                 assert_eq!(post, expected, "{run}: the signpost at {home} for {t} of {c:?}");
                 signposted += usize::from(expected.is_some());
+                borrowed +=
+                    usize::from(expected.is_some() && *t == c.reply && t.dst == ip(GATEWAY) && c.original.has_ports());
             }
         }
         let pending = self.lab.workers.iter().map(|w| w.path().pending()).sum();
         self.note("signposts", signposted);
         self.note("other ports", moved);
+        self.note("borrowed ports", borrowed);
         self.note("pending", pending);
     }
 

@@ -231,6 +231,7 @@ impl Conntrack {
                     in_port: p.in_port,
                     leased: false,
                     bound: Flags::default(),
+                    borrows: None,
                 }),
                 Err(reason) => Tracked::Invalid(reason),
             },
@@ -340,11 +341,7 @@ impl Conntrack {
     /// # Errors
     /// As for [`Conntrack::confirm`], and nothing changed.
     pub fn replace_reply(&mut self, id: ConnId, u: &Unconfirmed) -> Result<(), InsertError> {
-        if id.is_v6() {
-            self.tables.v6.replace_reply(id.slot(), Key6::pack(&u.reply))?;
-        } else {
-            self.tables.v4.replace_reply(id.slot(), Key4::pack(&u.reply))?;
-        }
+        self.replace_port(id, &u.reply)?;
         let flags = &mut self.conn_mut(id).flags;
         for (flag, wanted) in [(Flags::LEASED, u.leased), (Flags::TRANSLATED, u.is_translated())] {
             flags.clear(flag);
@@ -356,6 +353,18 @@ impl Conntrack {
         flags.clear(Flags::ENDS_ON_RELOAD);
         flags.set(u.bound);
         Ok(())
+    }
+
+    /// Gives a connection another reply tuple that differs in the port alone.
+    ///
+    /// # Errors
+    /// As for [`Conntrack::confirm`], and nothing changed.
+    pub fn replace_port(&mut self, id: ConnId, reply: &Tuple) -> Result<(), InsertError> {
+        if id.is_v6() {
+            self.tables.v6.replace_reply(id.slot(), Key6::pack(reply))
+        } else {
+            self.tables.v4.replace_reply(id.slot(), Key4::pack(reply))
+        }
     }
 
     /// Takes a connection out of the table.

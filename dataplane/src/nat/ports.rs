@@ -68,6 +68,33 @@ pub struct Wish {
     pub range: Option<(u16, u16)>,
     /// Whether the original one is kept where that can be.
     pub keep: bool,
+    /// Whether ports of other workers' shares will do.
+    pub anyones: bool,
+}
+
+impl Wish {
+    /// The ports to choose from.
+    pub const fn range(&self) -> (u16, u16) {
+        match self.range {
+            Some(range) => range,
+            None if self.reply.is_icmp() => (0, u16::MAX),
+            None => class(self.reply.id()),
+        }
+    }
+
+    /// Whether this worker may choose `port`: replies come home, or it is of this worker's share.
+    fn allows(&self, port: u16, steer: &Steer) -> bool {
+        if self.anyones || steer.is_alone() {
+            return true;
+        }
+        let t = &self.reply;
+        if t.is_spread_by_ports() { steer.is_home(&with(t, port)) } else { steer.owns_id(port) }
+    }
+
+    /// What its crowd is known by.
+    const fn crowd(&self) -> Tuple {
+        with(&self.reply, self.anyones as u16)
+    }
 }
 
 /// One worker's choice of ports.
@@ -91,13 +118,13 @@ impl Ports {
             return (!taken(reply)).then_some(*reply); // nothing to choose: a signpost will bring replies here
         }
         let original = reply.id();
-        let (low, high) = wish.range.unwrap_or(if reply.is_icmp() { (0, u16::MAX) } else { class(original) });
+        let (low, high) = wish.range();
         // The class of a low port begins above 0 and may end below it: Linux keeps such a port all the same.
         let allowed = wish.range.is_none_or(|_| (low..=high).contains(&original));
         let free = |port: u16| Some(with(reply, port)).filter(|t| !taken(t));
         if wish.keep
             && allowed
-            && is_ours(reply, original, steer)
+            && wish.allows(original, steer)
             && let Some(t) = free(original)
         {
             return Some(t);
@@ -107,12 +134,12 @@ impl Ports {
         }
         if u32::from(high - low) < MAX_TRIES {
             let start = within(self.random.next(), low, high);
-            return (start..=high).chain(low..start).filter(|&p| is_ours(reply, p, steer)).find_map(free);
+            return (start..=high).chain(low..start).filter(|&p| wish.allows(p, steer)).find_map(free);
         }
-        let of = with(reply, 0);
+        let of = wish.crowd();
         let crowd = match self.crowds.find(&of) {
             Some(crowd) => crowd,
-            None => match self.at_random(reply, low, high, steer, free) {
+            None => match self.at_random(wish, steer, free) {
                 Some(t) => return Some(t),
                 None => self.crowds.begin(of),
             },
@@ -120,7 +147,7 @@ impl Ports {
         let (mut at, mut tries) = (within(self.random.next(), low, high), 0);
         for _ in 0..MAX_STEPS {
             at = self.crowds.next(crowd, at, low, high)?;
-            if is_ours(reply, at, steer) {
+            if wish.allows(at, steer) {
                 if let Some(t) = free(at) {
                     return Some(t);
                 }
@@ -135,24 +162,18 @@ impl Ports {
     }
 
     /// A few ports at random.
-    fn at_random(
-        &mut self,
-        reply: &Tuple,
-        low: u16,
-        high: u16,
-        steer: &Steer,
-        free: impl Fn(u16) -> Option<Tuple>,
-    ) -> Option<Tuple> {
+    fn at_random(&mut self, wish: &Wish, steer: &Steer, free: impl Fn(u16) -> Option<Tuple>) -> Option<Tuple> {
+        let (low, high) = wish.range();
         // Where the range is most of the space, a port that comes home can be computed.
-        let compute = reply.is_spread_by_ports() && high - low >= u16::MAX / 2;
-        let base = with(reply, 0);
+        let compute = wish.reply.is_spread_by_ports() && !wish.anyones && high - low >= u16::MAX / 2;
+        let base = with(&wish.reply, 0);
         let mut tries = 0;
         for _ in 0..AT_RANDOM * 8 {
             let port = match compute {
                 true => steer.port_home(&base, self.random.next()),
                 false => within(self.random.next(), low, high),
             };
-            if !(low..=high).contains(&port) || !is_ours(reply, port, steer) {
+            if !(low..=high).contains(&port) || !wish.allows(port, steer) {
                 continue;
             }
             if let Some(t) = free(port) {
@@ -166,11 +187,33 @@ impl Ports {
         None
     }
 
+    /// A tuple whose port is another worker's, who is to be asked for it or one like it; or, where the port does not decide
+    /// where replies arrive and that is here, any that is free. `can` says which tuples may be asked for.
+    pub fn borrow(&mut self, wish: &Wish, steer: &Steer, can: impl Fn(&Tuple) -> bool) -> Option<Tuple> {
+        let reply = &wish.reply;
+        if steer.is_alone() || !reply.is_icmp() && !reply.has_ports() {
+            return None;
+        }
+        if !reply.is_spread_by_ports() && steer.is_home(reply) {
+            return self.choose(&Wish { keep: false, anyones: true, ..*wish }, steer, |t| !can(t));
+        }
+        let (low, high) = wish.range();
+        let start = within(self.random.next(), low, high.max(low));
+        if low > high {
+            return None;
+        }
+        let next = |n: u32| u16::try_from(u32::from(start - low).wrapping_add(n) % (u32::from(high - low) + 1));
+        let candidates = (0..MAX_TRIES).filter_map(|n| Some(with(reply, low + next(n).ok()?)));
+        candidates.into_iter().find(|t| !steer.is_home(t) && can(t))
+    }
+
     /// Tuple `t` is not taken any more.
     #[inline]
     pub fn freed(&mut self, t: &Tuple) {
         if !self.crowds.is_empty() && (t.has_ports() || t.is_icmp()) {
-            self.crowds.allow(&with(t, 0), t.id());
+            for anyones in [0, 1] {
+                self.crowds.allow(&with(t, anyones), t.id());
+            }
         }
     }
 
@@ -206,11 +249,6 @@ const fn with(reply: &Tuple, id: u16) -> Tuple {
     if reply.is_icmp() { Tuple { sport: id, ..*reply } } else { Tuple { dport: id, ..*reply } }
 }
 
-/// Whether this worker may choose it: replies come home, or it is of this worker's share.
-fn is_ours(reply: &Tuple, port: u16, steer: &Steer) -> bool {
-    if reply.is_spread_by_ports() { steer.is_home(&with(reply, port)) } else { steer.owns_id(port) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -226,7 +264,7 @@ mod tests {
     }
 
     fn keeping(reply: Tuple) -> Wish {
-        Wish { reply, range: None, keep: true }
+        Wish { reply, range: None, keep: true, anyones: false }
     }
 
     fn reply(port: u16) -> Tuple {
@@ -361,14 +399,14 @@ mod tests {
             let steer = Steer::new(0, workers);
             let reply = reply_of(proto, 5000);
             let (low, high) = range.unwrap_or((1024, u16::MAX));
-            let ours = (low..=high).filter(|&p| is_ours(&reply, p, &steer)).count();
+            let ours = (low..=high).filter(|&p| keeping(reply).allows(p, &steer)).count();
             let mut ports = ports(11);
             let mut used = BTreeSet::new();
             let tries = std::cell::Cell::new(0);
             let mut last_percent = 0;
             for n in 0..ours {
                 let before = tries.get();
-                let wish = Wish { reply, range, keep: false };
+                let wish = Wish { reply, range, keep: false, anyones: false };
                 let t = ports.choose(&wish, &steer, |t| {
                     tries.set(tries.get() + 1);
                     used.contains(&t.dport)
@@ -383,7 +421,7 @@ mod tests {
             // Each port that is taken is found out once.
             let few = u32::try_from(ours / 100).expect("few") * 8;
             assert!(last_percent <= few, "{last_percent} tries for the last {} ports", ours / 100);
-            let wish = Wish { reply, range, keep: true };
+            let wish = Wish { reply, range, keep: true, anyones: false };
             assert_eq!(ports.choose(&wish, &steer, |t| used.contains(&t.dport)), None);
             let back: Vec<u16> = used.iter().copied().step_by(97).collect();
             for &port in &back {
@@ -416,7 +454,7 @@ mod tests {
     fn a_port_outside_the_range_is_not_kept() {
         let steer = Steer::new(0, 1);
         for (range, kept) in [((4000, 6000), true), ((6000, 7000), false), ((5000, 5000), true), ((80, 80), false)] {
-            let wish = Wish { reply: reply(5000), range: Some(range), keep: true };
+            let wish = Wish { reply: reply(5000), range: Some(range), keep: true, anyones: false };
             let t = ports(3).choose(&wish, &steer, |_| false).expect("all are free");
             assert_eq!(t.dport == 5000, kept);
             assert!((range.0..=range.1).contains(&t.dport));
@@ -432,7 +470,7 @@ mod tests {
         let mut ascending = 0;
         let mut last = 0;
         for _ in 0..16_000 {
-            let wish = Wish { reply: reply(5000), range: None, keep: false };
+            let wish = Wish { reply: reply(5000), range: None, keep: false, anyones: false };
             let port = ports.choose(&wish, &steer, |_| false).expect("all are free").dport;
             sixteenths[usize::from(port - 1024) * 16 / 64_512] += 1;
             ascending += u32::from(port > last);

@@ -175,20 +175,28 @@ impl Path {
 
     fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
         match note {
-            Note::Place(t, ticket) => {
+            Note::Place(t, ticket, ports) => {
                 let answer = match self.place(t, from, now) {
                     Ok(()) => Note::Placed(t, ticket),
-                    Err(PlaceError::Clash) => Note::Clash(t, ticket),
+                    Err(PlaceError::Clash) => match ports.and_then(|ports| self.lend(&t, ports, from)) {
+                        Some(other) => Note::Lent(other, ticket),
+                        None => Note::Clash(t, ticket),
+                    },
                     Err(PlaceError::Full) => Note::Full(t, ticket),
                 };
                 // Without room for the answer there is none: who asked waits in vain, and takes the signpost back. To wait
                 // for room here, while others wait for these answers, could be for ever.
-                let _ = self.notes.tell(from, answer);
+                if !self.notes.tell(from, answer)
+                    && let Note::Lent(other, _) = answer
+                {
+                    self.signposts.remove(&other, from); // of which nobody knows
+                }
             }
             Note::Remove(t) => {
                 self.signposts.remove(&t, from);
                 self.ports.freed(&t);
             }
+            Note::Lent(t, ticket) => self.lent(&t, ticket, now),
             Note::Placed(t, ticket) => self.placed(&t, ticket, now),
             Note::Clash(t, ticket) => self.clashed(&t, ticket, now),
             Note::Full(t, ticket) => self.no_room(&t, ticket, now),
@@ -213,7 +221,7 @@ impl Path {
         self.signposts.place(t, from)
     }
 
-    fn refuse(&mut self, to: WorkerId, refusal: Note) {
+    pub(super) fn refuse(&mut self, to: WorkerId, refusal: Note) {
         if !self.notes.tell(to, refusal) {
             // Invariant: `read_notes` reads no note while this is full.
             let _ = self.refusals.try_push((to, refusal));

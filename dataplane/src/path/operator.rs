@@ -63,6 +63,7 @@ impl Path {
             leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
                 && reply.dst != plain.dst,
             bound: self.bound_to(&original, &reply),
+            borrows: None,
         };
         let id = self.confirm(&unconfirmed, None, now).map_err(|reason| match reason {
             DropReason::NatClash | DropReason::SignpostClash => CreateError::Exists,

@@ -11,11 +11,13 @@
 //!   owner                                   home of the reply
 //!   confirm, pending   ── Place(T) ──────→  free: a signpost        taken: none      no room: none
 //!   packet leaves      ←─ Placed(T) ──────  ────┘                     │                │
+//!   that port          ←─ Lent(T') ───────  a signpost for another one of its own, where the owner has none left
 //!   another port       ←─ Clash(T) ───────  ──────────────────────────┘                │
 //!   packet is dropped  ←─ Full(T) ────────  ───────────────────────────────────────────┘
 //!   packet is dropped  ── Remove(T) ─────→  after [`PATIENCE`] without an answer
 //! ```
 //! The other port is chosen as on a single worker whose table has the taken tuple: most are at home here and need no question.
+//! A worker whose share of a rule's ports is used up asks another for one of that one's, each once: so none of them is lost.
 //!
 //! *Life-cycle*: opened by `confirm`; settled by the answer, by time, or with the connection's end; closed once the worker has
 //! seen to the packets. *Threads*: the worker's. *Limits*: [`RESERVATIONS`] at a time, of which [`KEPT`] are for
@@ -27,16 +29,18 @@ use std::collections::VecDeque;
 use arrayvec::ArrayVec;
 
 use super::hop::Hop;
-use super::translate::NewSource;
+use super::translate::{NewSource, is_taken};
 use super::{Path, Plan, Rewrite};
 use crate::api::command::{CREATE_PER_COMMAND, ConnEventKind};
 use crate::api::stats::CtEvent;
 use crate::conntrack::ConnId;
 use crate::conntrack::conn::{Flags, Unconfirmed};
+use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::table::InsertError;
 use crate::conntrack::tuple::{Direction, Tuple};
 use crate::drop::DropReason;
 use crate::filter::Destination;
+use crate::nat::ports::Wish;
 use crate::steer::{Note, Ticket};
 use crate::time::Nanos;
 
@@ -242,7 +246,10 @@ impl Path {
         };
         let tuples = [(original, u.original, Flags::SIGNPOSTED_ORIGINAL), (reply, u.reply, Flags::SIGNPOSTED)];
         for (_, t, flag) in tuples.into_iter().filter(|(asks, ..)| *asks) {
-            if !self.notes.tell(self.steer.home(&t), Note::Place(t, ticket)) {
+            let ports = u.borrows.filter(|_| flag == Flags::SIGNPOSTED);
+            // What is to be given back first must not follow what is asked for now.
+            let waits = self.refusals.iter().any(|(_, note)| *note == Note::Remove(t));
+            if waits || !self.notes.tell(self.steer.home(&t), Note::Place(t, ticket, ports)) {
                 self.reservations.close(ticket);
                 self.take_out(id, now);
                 return Err(DropReason::SignpostFull);
@@ -355,6 +362,39 @@ impl Path {
         self.reservations.settle(ticket.slot, settled);
     }
 
+    /// The home has none of ours free as it is, but lends `t`.
+    pub(super) fn lent(&mut self, t: &Tuple, ticket: Ticket, now: Nanos) {
+        let Some(id) = self.reservations.of(ticket).map(|r| r.id) else {
+            // Too late. A later connection may have asked for the very tuple meanwhile: then the signpost is that one's.
+            if self.conntrack.find(t, self.conntrack.hash(t)).is_none() {
+                self.refuse(self.steer.home(t), Note::Remove(*t));
+            }
+            return;
+        };
+        if let Err(e) = self.conntrack.replace_port(id, t) {
+            if e == InsertError::Full {
+                self.refuse(self.steer.home(t), Note::Remove(*t));
+            } // else another connection of ours has asked for it meanwhile, and has the signpost
+            self.conntrack.conn_mut(id).flags.clear(Flags::SIGNPOSTED); // for what was asked for there is none
+            let reason = if e == InsertError::Full { DropReason::ConntrackFull } else { DropReason::NatClash };
+            return self.lose(ticket.slot, reason, now);
+        }
+        if let Some(first) = self.reservations.of(ticket).and_then(|r| r.first.as_mut()) {
+            first.plan.rewrite = Rewrite::Tuple(t.inverse());
+        }
+        self.granted(ticket, REPLY, now);
+    }
+
+    /// Lends one of this worker's ports to `to`, which found none among its own: a tuple like `t` with a port of `ports`.
+    pub(super) fn lend(&mut self, t: &Tuple, ports: (u16, u16), to: WorkerId) -> Option<Tuple> {
+        let Self { conntrack, signposts, steer, ports: all, .. } = self;
+        // Of what RSS does not see, the home of the addresses knows all that is taken.
+        let wish = Wish { reply: *t, range: Some(ports), keep: false, anyones: !t.is_spread_by_ports() };
+        let other = all.choose(&wish, steer, |t| is_taken(conntrack, signposts, t))?;
+        self.signposts.place(other, to).ok()?;
+        Some(other)
+    }
+
     /// Another connection has `t`: another source port, if there is a choice.
     pub(super) fn clashed(&mut self, t: &Tuple, ticket: Ticket, now: Nanos) {
         let chosen = match self.unplaced(t, ticket) {
@@ -422,7 +462,7 @@ impl Path {
         }
         if self.steer.is_home(&u.reply) {
             self.granted(ticket, REPLY, now);
-        } else if self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply, ticket)) {
+        } else if self.notes.tell(self.steer.home(&u.reply), Note::Place(u.reply, ticket, u.borrows)) {
             self.conntrack.conn_mut(id).flags.set(Flags::SIGNPOSTED);
         } else {
             return Err(DropReason::SignpostFull);

@@ -134,6 +134,8 @@ impl Path {
         let netmap = matches!(rule, Some(NatRuleSpec { kind: NatKind::Netmap { .. }, .. }));
         let range = rule.and_then(|r| r.ports.as_ref()).map(|r| (*r.start(), *r.end()));
         let preserve = rule.map_or(PreservePort::Auto, |r| r.preserve_port);
+        let keep = preserve != PreservePort::Never;
+        let wish = |reply| Wish { reply, range, keep, anyones: false };
         let mut found = None;
         let mut n = 0;
         while let (None, Some(address)) = (found, sources.nth(is_v4, n)) {
@@ -145,8 +147,20 @@ impl Path {
                 }
                 // Ports are mapped one to one as well, wherever replies then arrive.
                 _ if netmap && kept().is_some() => kept(),
-                _ => ports.choose(&Wish { reply, range, keep: preserve != PreservePort::Never }, steer, taken),
+                _ => ports.choose(&wish(reply), steer, taken),
             };
+            n += 1;
+        }
+        // This worker's share is used up: one of another's, who has not been asked in vain.
+        u.borrows = None;
+        n = 0;
+        while let (None, Some(address)) = (found, sources.nth(is_v4, n).filter(|_| preserve != PreservePort::Strict)) {
+            let wish = wish(Tuple { dst: address, ..u.reply });
+            found = ports.borrow(&wish, steer, |t| {
+                let home = steer.home(t);
+                !taken(t) && denied.iter().all(|d| d.dst != t.dst || steer.home(d) != home)
+            });
+            u.borrows = found.filter(|t| !steer.is_home(t)).map(|_| wish.range());
             n += 1;
         }
         let Some(reply) = found else {
@@ -207,6 +221,6 @@ fn bound_by(rule: &NatRuleSpec) -> Flags {
 }
 
 /// Whether a connection or a signpost has `t`, expired ones too: they still stand in the index.
-fn is_taken(conntrack: &Conntrack, signposts: &Signposts, t: &Tuple) -> bool {
+pub(super) fn is_taken(conntrack: &Conntrack, signposts: &Signposts, t: &Tuple) -> bool {
     conntrack.find(t, conntrack.hash(t)).is_some() || signposts.owner(t).is_some()
 }
