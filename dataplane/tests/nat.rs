@@ -417,7 +417,7 @@ fn a_connection_without_a_rule_gets_another_port_where_its_replies_would_be_anot
         let back = lab.passes(WAN, &udp(SERVER, 53, GATEWAY, hosts, b"host's"), LAN);
         assert_eq!(back.flow(), "203.0.113.5:53 > 10.0.0.2:4000");
         lab.moved(&["class established reply +2", "class new original +2", "event new +2", "event replied +2"]);
-        assert_eq!(lab.leases(), 2);
+        assert_eq!(lab.leases(), 1, "its own address has no ports to run out of");
     });
 }
 

@@ -82,6 +82,7 @@ fn a_pool_is_used_to_its_last_address_and_its_last_port() {
         assert_eq!(used.len(), 24, "three addresses with eight ports each");
         assert_eq!(lab.drop_count(DropReason::NatNoPort), refused);
         assert_eq!((lab.leases(), refused), (24, 176));
+        lab.heard();
         let named =
             lab.events.iter().any(|e| matches!(e, Event::NatFailed { rule: 0, reason: DropReason::NatNoPort, .. }));
         assert!(named, "the rule is named");
@@ -424,7 +425,7 @@ fn a_reload_ends_what_it_translates_otherwise_where_a_rule_says_so() {
             for n in 0..5 {
                 lab.passes(LAN, &udp(HOST, 4000 + n, SERVER, 53, b""), WAN);
             }
-            lab.reload(with(vec![snat("198.51.100.7", after)]));
+            lab.reload(with(vec![snat("198.51.100.7", before)]));
             assert_eq!(sweep(lab), 5, "the same translation is no other one");
             lab.reload(with(vec![snat("198.51.100.8", after)]));
             lab.changed();

@@ -339,16 +339,26 @@ impl WorkerStats {
     /// Counts a lease of a port (or identifier) of `address`, or with `change` -1 its return. `kind` indexes
     /// [`NAT_PROTOCOLS`].
     pub fn lease(&self, address: IpAddr, kind: usize, change: i64) {
+        let address = address.to_canonical();
         let bits = match address {
             IpAddr::V4(a) => u64::from(a.to_bits()),
             IpAddr::V6(a) => a.segments().iter().fold(0_u64, |h, &s| h.wrapping_mul(31).wrapping_add(u64::from(s))),
         };
         let first = usize::try_from(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).unwrap_or(0);
-        let of = |place: &usize| self.nat[*place].address().is_none_or(|a| a == address);
-        let place = (0..NAT_LOOKS).map(|n| (first + n) % NAT_ADDRESSES).find(of).unwrap_or(NAT_ADDRESSES - 1);
-        if self.nat[place].address().is_none() {
-            self.nat[place].set_address(address);
-        }
+        let places = || (0..NAT_LOOKS).map(|n| (first + n) % NAT_ADDRESSES);
+        let of = |place: &usize| self.nat[*place].address() == Some(address);
+        // A place whose address has no lease any more is as good as a new one.
+        let free = |place: &usize| self.nat[*place].leases.iter().all(|n| n.value() == 0);
+        let place = match places().find(of) {
+            Some(place) => place,
+            None => {
+                let place = places().find(free).unwrap_or(NAT_ADDRESSES - 1);
+                if free(&place) {
+                    self.nat[place].set_address(address);
+                }
+                place
+            }
+        };
         self.nat[place].leases[kind].add(change.cast_unsigned());
     }
 

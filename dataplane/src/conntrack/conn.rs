@@ -100,7 +100,7 @@ impl Flags {
     pub const MASQUERADED: Self = Self(2048);
     /// Its source is translated to an address of the gateway's.
     pub const OWN_SOURCE: Self = Self(4096);
-    /// Its destination is translated to one.
+    /// Its destination is translated, and was one of them before or is one now.
     pub const OWN_DESTINATION: Self = Self(8192);
     /// A reload that would translate it otherwise ends it.
     pub const ENDS_ON_RELOAD: Self = Self(16384);

@@ -4,8 +4,6 @@
 //! *Threads*: read by all workers, written by none. *Limits*: rules are walked first to last, cheapest conditions first,
 //! so cost grows with their number; connections are judged once per direction and class, not per packet.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 pub mod addrset;
@@ -15,7 +13,7 @@ mod nat;
 use self::matcher::Matcher;
 pub use self::matcher::Query;
 use self::nat::NatHooks;
-pub use self::nat::{Destination, Source};
+pub use self::nat::{Destination, Sides, Source};
 use crate::api::policy::{
     Action, ConntrackSpec, HelperKind, MAX_RULES, MAX_ZONES, Match, NatKind, NatRuleSpec, NetmapSide, PolicyError,
     PolicySpec, RawAction, ZoneId,
@@ -214,15 +212,9 @@ impl Policy {
         !self.nat.is_empty()
     }
 
-    /// The rule that translates the destination of a new connection. `is_local` says which addresses are the gateway's,
-    /// `is_beside` which are in the zone that the packet comes from.
-    pub fn destination(
-        &self,
-        q: &Query<'_>,
-        is_local: impl Fn(IpAddr) -> bool,
-        is_beside: impl Fn(IpAddr) -> bool,
-    ) -> Option<Destination> {
-        self.nat.destination(&self.spec.nat, q, is_local, is_beside)
+    /// The rule that translates the destination of a new connection.
+    pub fn destination(&self, q: &Query<'_>, sides: &impl Sides) -> Option<Destination> {
+        self.nat.destination(&self.spec.nat, q, sides)
     }
 
     /// What becomes of the source of a new connection.

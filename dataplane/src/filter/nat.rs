@@ -1,9 +1,10 @@
 //! Translation rules compiled: which of them a new connection meets in PREROUTING and POSTROUTING.
 //!
-//! A rule may stand for more than its own match: netmap also translates what comes the other way, and DNAT serves clients
-//! behind the gateway that use the public address (*hairpin*). Such further entries are asked after all rules' own, so what the
-//! operator has written comes before what he has implied. A hairpin is for clients of the zone that the target is in: nobody else
-//! gets at a server by a rule that does not name him.
+//! A rule may stand for more than its own match: netmap also translates what comes the other way, and both serve clients
+//! behind the gateway that use a public address (*hairpin*). What is so implied is asked after all rules' own matches.
+//!
+//! A hairpin is for public addresses on the side that the rule is for: client and target must both be on others. So a rule
+//! for `wan` serves hosts in `lan` that use its addresses of `wan`, and a rule for `lan` is not opened to `wan`.
 //!
 //! *Threads*: immutable. *Limits*: walked first to last, for first packets only.
 //! *Sources*: `iptables-extensions(8)`, NETMAP; RFC 4787 section 6 for hairpins.
@@ -12,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::addrset::AddrSet;
 use super::matcher::{Matcher, Query};
-use crate::api::policy::{Hairpin, Match, NatKind, NatRuleSpec, NetmapSide};
+use crate::api::policy::{Hairpin, Match, NatKind, NatRuleSpec, NetmapSide, ZoneId};
 use crate::nat::mapped;
 
 /// A rule that translates a destination.
@@ -35,28 +36,42 @@ pub enum Source {
     Rule(usize),
 }
 
-/// What an entry asks beside its match.
-#[derive(Clone, Copy, Debug)]
-enum Only {
-    Anything,
-    /// Destinations within the netmap's target.
-    Back,
-    /// Addresses of the gateway.
-    Local,
-}
-
+/// An entry of PREROUTING.
 #[derive(Debug)]
 struct Early {
     matcher: Matcher,
     rule: usize,
-    only: Only,
+    /// Whether it is netmap's other way.
+    back: bool,
+}
+
+/// An entry for clients on other sides than the rule's.
+#[derive(Debug)]
+struct Hairpinned {
+    entry: Early,
+    /// The rule's side: its zones and interfaces, of which there is one at least.
+    zones: Vec<ZoneId>,
+    interfaces: Vec<u16>,
+    /// Whether it is for the gateway's own addresses alone, because the rule names none.
+    local: bool,
+}
+
+/// What the hooks must know of addresses and interfaces.
+pub trait Sides {
+    /// Whether an address is the gateway's.
+    fn is_local(&self, a: IpAddr) -> bool;
+    /// The interface that an address is on, as the gateway's or by the route there.
+    fn side_of(&self, a: IpAddr) -> Option<u16>;
+    /// The zone of an interface; `None` where it is in none.
+    fn zone_of(&self, interface: u16) -> Option<ZoneId>;
 }
 
 /// The rules of both hooks.
 #[derive(Debug, Default)]
 pub struct NatHooks {
     early: Vec<Early>,
-    hairpins: Vec<Early>,
+    back: Vec<Early>,
+    hairpins: Vec<Hairpinned>,
     late: Vec<(Matcher, usize)>,
 }
 
@@ -65,38 +80,42 @@ impl NatHooks {
     pub fn compile(rules: &[NatRuleSpec]) -> Self {
         let mut hooks = Self::default();
         for (rule, r) in rules.iter().enumerate() {
-            let early = |m: &Match, only| Early { matcher: Matcher::new(m), rule, only };
+            let early = |m: &Match, back| Early { matcher: Matcher::new(m), rule, back };
+            let hairpin = |m: &Match, back| {
+                let anywhere = Match { from: Vec::new(), interface_in: Vec::new(), ..m.clone() };
+                let entry = early(&anywhere, back);
+                let named = back || m.destination.as_ref().is_some_and(|d| !d.negate && !is_universal(&d.set));
+                let (zones, interfaces) = (m.from.clone(), m.interface_in.clone());
+                Hairpinned { entry, zones, interfaces, local: !named }
+            };
+            let sided = |m: &Match| !(m.from.is_empty() && m.interface_in.is_empty());
             let m = &r.matches;
-            let from_anywhere = Match { from: Vec::new(), interface_in: Vec::new(), ..m.clone() };
             match &r.kind {
                 NatKind::None => {
                     if m.to.is_empty() && m.interface_out.is_empty() {
-                        hooks.early.push(early(m, Only::Anything));
+                        hooks.early.push(early(m, false));
                     }
                     hooks.late.push((Matcher::new(m), rule));
                 }
                 NatKind::Masquerade | NatKind::Snat { .. } => hooks.late.push((Matcher::new(m), rule)),
                 NatKind::Dnat { .. } => {
-                    hooks.early.push(early(m, Only::Anything));
-                    let named = m.destination.as_ref().is_some_and(|d| !d.negate && !is_universal(&d.set));
-                    if r.hairpin == Hairpin::Auto && !(m.from.is_empty() && m.interface_in.is_empty()) {
-                        let only = if named { Only::Anything } else { Only::Local };
-                        hooks.hairpins.push(early(&from_anywhere, only));
+                    hooks.early.push(early(m, false));
+                    if r.hairpin == Hairpin::Auto && sided(m) {
+                        hooks.hairpins.push(hairpin(m, false));
                     }
                 }
                 NatKind::Twice { .. }
                 | NatKind::Redirect { .. }
                 | NatKind::Netmap { side: NetmapSide::Destination, .. } => {
-                    hooks.early.push(early(m, Only::Anything));
+                    hooks.early.push(early(m, false));
                 }
                 NatKind::Netmap { side: NetmapSide::Source, .. } => {
                     hooks.late.push((Matcher::new(m), rule));
                     let back = other_way(m);
-                    hooks.early.push(early(&back, Only::Back));
-                    if !(back.from.is_empty() && back.interface_in.is_empty()) {
-                        let back = Match { from: Vec::new(), interface_in: Vec::new(), source: None, ..back };
-                        hooks.hairpins.push(early(&back, Only::Back));
+                    if r.hairpin == Hairpin::Auto && sided(&back) {
+                        hooks.hairpins.push(hairpin(&Match { source: None, ..back.clone() }, true));
                     }
+                    hooks.back.push(early(&back, true));
                 }
                 NatKind::Nptv6 { .. } => {} // no part of connections
             }
@@ -110,38 +129,44 @@ impl NatHooks {
         self.early.is_empty() && self.late.is_empty()
     }
 
-    /// The rule that translates the destination of a new connection. `is_local` says which addresses are the gateway's,
-    /// `is_beside` which are in the zone that the packet comes from.
-    pub fn destination(
-        &self,
-        rules: &[NatRuleSpec],
-        q: &Query<'_>,
-        is_local: impl Fn(IpAddr) -> bool,
-        is_beside: impl Fn(IpAddr) -> bool,
-    ) -> Option<Destination> {
+    /// The rule that translates the destination of a new connection.
+    pub fn destination(&self, rules: &[NatRuleSpec], q: &Query<'_>, sides: &impl Sides) -> Option<Destination> {
         let dst = q.tuple.dst;
         let is_v4 = dst.is_ipv4();
-        let matches = |e: &&Early| {
-            let kind = rules.get(e.rule).map(|r| &r.kind);
-            let fits = match (kind, e.only) {
-                (_, Only::Local) if !is_local(dst) => false,
-                (Some(NatKind::Netmap { to, .. }), Only::Back) => to.contains(&dst),
-                (Some(NatKind::Netmap { from, .. }), _) => from.contains(&dst),
-                (Some(NatKind::Dnat { to, .. } | NatKind::Twice { to, .. }), _) => !to.is_empty(is_v4),
-                (Some(_), _) => true,
-                (None, _) => false,
+        let matches = |e: &Early| {
+            let Some(rule) = rules.get(e.rule) else { return false };
+            let fits = match &rule.kind {
+                NatKind::Netmap { from, to, .. } if e.back => {
+                    let inside = mapped(dst, *to, *from);
+                    let asked = rule.matches.source.as_ref();
+                    inside.is_some_and(|a| asked.is_none_or(|s| s.set.contains(a) != s.negate))
+                }
+                NatKind::Netmap { from, .. } => from.contains(&dst),
+                NatKind::Dnat { to, .. } | NatKind::Twice { to, .. } => !to.is_empty(is_v4),
+                _ => true,
             };
             fits && e.matcher.matches(q)
         };
-        let target = |e: &Early| match rules.get(e.rule).map(|r| &r.kind) {
-            Some(NatKind::Dnat { to, .. }) => to.nth(is_v4, 0),
-            Some(NatKind::Netmap { from, to, .. }) => mapped(dst, *to, *from),
-            _ => None,
+        let found = |e: &Early| Destination { rule: e.rule, back: e.back };
+        if let Some(e) = self.early.iter().find(|e| matches(e)) {
+            let exempt = rules.get(e.rule).is_none_or(|r| r.kind == NatKind::None);
+            return (!exempt).then(|| found(e));
+        }
+        if let Some(e) = self.back.iter().find(|e| matches(e)) {
+            return Some(found(e));
+        }
+        let hairpinned = |h: &&Hairpinned| {
+            // Without a zone it is on nobody's side.
+            let on_side = |i: u16| Some(h.interfaces.contains(&i) || h.zones.contains(&sides.zone_of(i)?));
+            let is_there = |a| sides.side_of(a).and_then(on_side);
+            let target = |rule| crate::nat::destination(rule, h.entry.back, q.tuple, None).map(|(a, _)| a);
+            matches(&h.entry)
+                && (!h.local || sides.is_local(dst))
+                && is_there(dst) == Some(true)
+                && q.interface_in.and_then(on_side) == Some(false)
+                && rules.get(h.entry.rule).and_then(target).and_then(is_there) == Some(false)
         };
-        let beside = |e: &&Early| matches(e) && target(e).is_some_and(&is_beside);
-        let found = self.early.iter().find(matches).or_else(|| self.hairpins.iter().find(beside))?;
-        let exempt = rules.get(found.rule).is_none_or(|r| r.kind == NatKind::None);
-        (!exempt).then_some(Destination { rule: found.rule, back: matches!(found.only, Only::Back) })
+        self.hairpins.iter().find(hairpinned).map(|h| found(&h.entry))
     }
 
     /// What becomes of the source of a new connection.

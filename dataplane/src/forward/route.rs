@@ -80,6 +80,8 @@ pub struct Fib {
     local: std::collections::HashSet<IpAddr, RandomState>,
     on: std::collections::HashSet<(u16, IpAddr), RandomState>,
     broadcast: std::collections::HashSet<Ipv4Addr, RandomState>,
+    /// Per interface: its addresses.
+    of_interface: Vec<Vec<IpNet>>,
     /// Per interface: primary IPv4 and IPv6 address.
     primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
     spec: FibSpec,
@@ -107,12 +109,17 @@ impl Fib {
         let mut local = std::collections::HashSet::with_hasher(RandomState::new());
         let mut on = std::collections::HashSet::with_hasher(RandomState::new());
         let mut broadcast = std::collections::HashSet::with_hasher(RandomState::new());
+        let mut of_interface: Vec<Vec<IpNet>> = Vec::new();
         let mut primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)> = Vec::new();
         for &(interface, net) in &spec.addresses {
             let i = usize::from(interface);
             if primary.len() <= i {
                 primary.resize(i + 1, (None, None));
             }
+            if of_interface.len() <= i {
+                of_interface.resize(i + 1, Vec::new());
+            }
+            of_interface[i].push(net);
             local.insert(net.addr());
             on.insert((interface, net.addr()));
             match net {
@@ -129,7 +136,7 @@ impl Fib {
                 IpNet::V6(_) => {}
             }
         }
-        Self { v4, v6, others_v4, others_v6, local, on, broadcast, primary, spec }
+        Self { v4, v6, others_v4, others_v6, local, on, of_interface, broadcast, primary, spec }
     }
 
     /// The next hop of a unicast destination.
@@ -191,6 +198,39 @@ impl Fib {
     /// Whether `a` is an address of the gateway itself.
     pub fn is_local(&self, a: IpAddr) -> bool {
         self.local.contains(&a)
+    }
+
+    /// The interface that `a` is on: as its address, or by the route there.
+    pub fn side_of(&self, a: IpAddr) -> Option<u16> {
+        match self.lookup(a) {
+            NextHop::Local => {
+                let first = self.of_interface.iter().position(|all| all.iter().any(|n| n.addr() == a));
+                first.and_then(|i| u16::try_from(i).ok())
+            }
+            NextHop::Via { interface, .. } => Some(interface),
+            _ => None,
+        }
+    }
+
+    /// The address that stands for those behind the gateway in what leaves `interface` for `dst` by way of `next`. IPv4: the
+    /// one whose subnet the next hop is in, else the first. IPv6: one of the destination's kind (unique local or global),
+    /// of these the one that has most leading bits in common with it (RFC 6724 section 5, rules 6 and 8), else the first.
+    pub fn masquerade(&self, interface: u16, next: Option<IpAddr>, dst: IpAddr) -> Option<IpAddr> {
+        let primary = self.primary(interface, dst)?;
+        let own = self.of_interface.get(usize::from(interface))?.iter().filter(|n| n.addr().is_ipv4() == dst.is_ipv4());
+        let best = match dst {
+            IpAddr::V4(_) => own.into_iter().find(|n| next.is_some_and(|next| n.contains(&next))).map(IpNet::addr),
+            IpAddr::V6(d) => {
+                let rank = |a: Ipv6Addr| {
+                    let common = (a.to_bits() ^ d.to_bits()).leading_zeros();
+                    (a.is_unique_local() == d.is_unique_local(), common.min(64))
+                };
+                let all = own.filter_map(|n| if let IpNet::V6(n) = n { Some(n.addr()) } else { None });
+                let global = all.filter(|a| !a.is_unicast_link_local());
+                global.reduce(|best, a| if rank(a) > rank(best) { a } else { best }).map(IpAddr::V6)
+            }
+        };
+        Some(best.unwrap_or(primary))
     }
 
     /// Whether `a` is an address of `interface`.

@@ -43,6 +43,10 @@ impl Path {
         if self.conntrack.conn(id).flags.has(Flags::PENDING) {
             return self.invalid(p, from, DropReason::InvalidNoParent, now); // nothing of it has left yet
         }
+        let judged = self.conntrack.conn(id).judged == self.policy_epoch || self.judge_again(id, now).is_ok();
+        if !judged || self.still_has_addresses(id, None, now).is_err() {
+            return self.invalid(p, from, DropReason::InvalidNoParent, now);
+        }
         p.state = CtState::Related;
         p.direction = direction;
         p.conn = Some(id);

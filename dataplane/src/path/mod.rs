@@ -514,7 +514,8 @@ impl Path {
         }
         let before = u;
         if let Err(reason) = self.choose_source(&mut u, source, follows, hop) {
-            self.translation_failed(&u, source.rule(), reason, now);
+            let rule = source.rule().or(destination.map(|d| d.rule));
+            self.translation_failed(&u, rule, reason, now);
             return reason.into();
         }
         let id = match self.confirm(&u, Some(p.ip_len), now) {

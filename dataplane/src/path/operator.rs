@@ -49,7 +49,8 @@ impl Path {
         if [original, reply].iter().any(|t| self.signposts.owner(t).is_some()) {
             return Err(CreateError::Exists);
         }
-        let plain = original.inverse();
+        let in_port = if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) };
+        let ruled = self.ruled_as_made(&original, &reply, spec.mark, in_port);
         let unconfirmed = Unconfirmed {
             original,
             reply,
@@ -59,10 +60,9 @@ impl Path {
             mark: spec.mark,
             expected: spec.expected,
             helper: spec.helper.filter(|h| h.watches(&original)),
-            in_port: if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) },
-            leased: (reply.dst, reply.dport, reply.sport) != (plain.dst, plain.dport, plain.sport)
-                && reply.dst != plain.dst,
-            bound: self.bound_to(&original, &reply),
+            in_port,
+            leased: ruled.map_or(reply.dst != original.src, |r| r.leased),
+            bound: ruled.map_or_else(|| self.bound_to(&original, &reply), |r| r.bound),
             borrows: None,
         };
         let id = self.confirm(&unconfirmed, None, now).map_err(|reason| match reason {

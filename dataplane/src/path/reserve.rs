@@ -55,7 +55,7 @@ const KEPT: usize = CREATE_PER_COMMAND;
 const PATIENCE: Nanos = Nanos::from_millis(100);
 
 /// Tuples that a connection may find taken, before it is given up.
-pub(super) const CHOICES: usize = 8;
+pub(super) const CHOICES: usize = 16;
 
 /// What is asked about.
 const ORIGINAL: u8 = 1;
@@ -435,10 +435,13 @@ impl Path {
         if judged != epoch {
             return Err(DropReason::PolicyReload); // the rule that says how to choose is another policy's
         }
-        r.denied.try_push(taken).map_err(|_| DropReason::NatNoPort)?;
+        let room = r.denied.try_push(taken).is_ok();
         self.denied = r.denied.clone();
         let mut u = before;
-        let chosen = self.choose_source(&mut u, source, follows, hop);
+        let chosen = match room {
+            true => self.choose_source(&mut u, source, follows, hop),
+            false => Err(DropReason::NatNoPort),
+        };
         for t in std::mem::take(&mut self.denied) {
             self.ports.freed(&t); // when it is, nobody tells us
         }

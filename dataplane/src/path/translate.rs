@@ -8,14 +8,13 @@ use std::net::IpAddr;
 use super::Path;
 use super::hop::Hop;
 use crate::api::command::Event;
-use crate::api::policy::{Hairpin, NatKind, NatRuleSpec, OnReload, PreservePort};
+use crate::api::policy::{Hairpin, NatKind, NatRuleSpec, OnReload, PreservePort, ZoneId};
 use crate::conntrack::Conntrack;
 use crate::conntrack::conn::{Flags, Unconfirmed};
 use crate::conntrack::signpost::Signposts;
 use crate::conntrack::tuple::Tuple;
 use crate::drop::DropReason;
-use crate::filter::{Destination, Query, Source};
-use crate::forward::route::NextHop;
+use crate::filter::{Destination, Query, Sides, Source};
 use crate::io::PortIdx;
 use crate::nat::ports::Wish;
 use crate::nat::{self, Sources};
@@ -45,11 +44,7 @@ impl Path {
         if !self.policy.translates() {
             return None;
         }
-        let is_beside = |a| match self.fib.lookup(a) {
-            NextHop::Via { interface, .. } => self.policy.zone_of(PortIdx::wire(interface)) == q.from,
-            _ => false,
-        };
-        self.policy.destination(q, |a| self.fib.is_local(a), is_beside)
+        self.policy.destination(q, self)
     }
 
     /// Translates the destination of a connection that came in by `in_port`.
@@ -64,9 +59,7 @@ impl Path {
         let to = nat::destination(spec, rule.back, &u.original, own).ok_or(DropReason::NatNoAddress)?;
         (u.reply.src, u.reply.sport) = to;
         u.bound.set(bound_by(spec));
-        if matches!(spec.kind, NatKind::Redirect { .. }) {
-            u.bound.set(Flags::OWN_DESTINATION);
-        }
+        u.bound.set(self.bound_to(&u.original, &u.reply));
         Ok(())
     }
 
@@ -89,7 +82,8 @@ impl Path {
         }
         match (self.policy.source(q), rule) {
             (Source::Rule(n), _) => NewSource::Rule(n),
-            (Source::Nothing, Some((_, spec))) if egress == in_port => match spec.kind {
+            // An exemption of what stays inside is not meant for what has come by a public address.
+            (_, Some((_, spec))) if egress == in_port => match spec.kind {
                 NatKind::Dnat { .. } if spec.hairpin == Hairpin::Auto => NewSource::Hairpin(original.dst),
                 NatKind::Netmap { from, to, .. } => {
                     NewSource::Hairpin(nat::mapped(original.src, from, to).unwrap_or(original.dst))
@@ -124,7 +118,7 @@ impl Path {
         };
         let sources = match (rule, source) {
             (Some(rule), _) => {
-                let own = fib.primary(hop.egress.interface(), u.reply.dst);
+                let own = fib.masquerade(hop.egress.interface(), hop.next, u.reply.src);
                 Sources::of(rule, &u.original, own).ok_or(DropReason::NatNoAddress)?
             }
             (None, NewSource::Hairpin(address)) => Sources::One(address),
@@ -143,6 +137,8 @@ impl Path {
             let kept = || (!taken(&reply)).then_some(reply);
             found = match preserve {
                 PreservePort::Strict => {
+                    let has_id = u.reply.has_ports() || u.reply.is_icmp();
+                    let range = range.filter(|_| has_id);
                     kept().filter(|t| range.is_none_or(|(low, high)| (low..=high).contains(&t.id())))
                 }
                 // Ports are mapped one to one as well, wherever replies then arrive.
@@ -167,8 +163,8 @@ impl Path {
             let choice = u.reply.has_ports() || u.reply.is_icmp();
             return Err(if choice { DropReason::NatNoPort } else { DropReason::NatClash });
         };
-        // Netmap has no ports to run out of.
-        u.leased = !(netmap && reply.dport == u.reply.dport && reply.sport == u.reply.sport);
+        // What no rule translates has no address whose ports could run out; nor has netmap.
+        u.leased = rule.is_some() && !netmap;
         u.reply = reply;
         if let Some(rule) = rule {
             u.bound.set(bound_by(rule));
@@ -180,10 +176,20 @@ impl Path {
         Ok(())
     }
 
-    /// What a translation is bound to, as far as its tuples tell.
+    /// Which addresses of the gateway a translation is bound to.
     pub(super) fn bound_to(&self, original: &Tuple, reply: &Tuple) -> Flags {
-        let own = reply.dst != original.src && self.fib.is_local(reply.dst);
-        if own { Flags::OWN_SOURCE } else { Flags::default() }
+        let mut flags = Flags::default();
+        let bound = [
+            (reply.dst != original.src, reply.dst, Flags::OWN_SOURCE),
+            (reply.src != original.dst, reply.src, Flags::OWN_DESTINATION),
+            (reply.src != original.dst, original.dst, Flags::OWN_DESTINATION),
+        ];
+        for (translated, address, flag) in bound {
+            if translated && self.fib.is_local(address) {
+                flags.set(flag);
+            }
+        }
+        flags
     }
 
     /// Counts and reports that a new connection found no translation.
@@ -216,7 +222,22 @@ impl Path {
     }
 }
 
-fn bound_by(rule: &NatRuleSpec) -> Flags {
+impl Sides for Path {
+    fn is_local(&self, a: IpAddr) -> bool {
+        self.fib.is_local(a)
+    }
+
+    fn side_of(&self, a: IpAddr) -> Option<u16> {
+        // Those of one link are on many.
+        if matches!(a, IpAddr::V6(a) if a.is_unicast_link_local()) { None } else { self.fib.side_of(a) }
+    }
+
+    fn zone_of(&self, interface: u16) -> Option<ZoneId> {
+        Some(self.policy.zone_of(PortIdx::wire(interface))).filter(|z| *z != ZoneId(u8::MAX))
+    }
+}
+
+pub(super) fn bound_by(rule: &NatRuleSpec) -> Flags {
     if rule.on_reload == OnReload::End { Flags::ENDS_ON_RELOAD } else { Flags::default() }
 }
 
