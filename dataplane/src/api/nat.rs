@@ -29,7 +29,7 @@ pub struct NatRuleSpec {
     /// Whether one client gets the same address of a pool for all destinations, and none other when that has no port free:
     /// "paired" in RFC 4787's REQ-2.
     pub persistent: bool,
-    /// Whether DNAT also serves clients behind the gateway that use the public address.
+    /// Whether DNAT and netmap also serve clients behind the gateway that use the public address.
     pub hairpin: Hairpin,
     /// What becomes of its connections when a later policy would translate them otherwise.
     pub on_reload: OnReload,
@@ -153,9 +153,10 @@ pub enum PreservePort {
 /// Whether DNAT serves clients behind the gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hairpin {
-    /// A packet from another zone than the rule's `from` matches too, where it is for an address that the rule names as its
-    /// destination, or for one of the gateway's where it names none. Where it leaves by the interface that it came in by, its
-    /// source becomes the address that it was sent to (RFC 4787 REQ-9), so that answers come back.
+    /// A packet from another zone than the rule's `from` matches too, where it is for an address on the side of `from`: the
+    /// gateway's there, or one behind it that the rule names as its destination; and where the target is on another side as
+    /// well. If it leaves by the interface that it came in by, its source becomes the address that it was sent to (RFC 4787
+    /// REQ-9), so that answers come back. For netmap the side is that of `to`, and the source is mapped as well.
     #[default]
     Auto,
     /// Only what the rule itself matches.
