@@ -13,6 +13,7 @@
 
 use std::net::IpAddr;
 
+pub use crate::conntrack::signpost::Ticket;
 use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tuple::Tuple;
 use crate::packet::Packet;
@@ -203,15 +204,6 @@ pub struct Parcel<B> {
     pub follow: u8,
 }
 
-/// Which question a note answers: the asker's place for it, and how often that has been used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    /// The place.
-    pub slot: u16,
-    /// Its use.
-    pub turn: u32,
-}
-
 /// A small message from worker to worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -226,8 +218,9 @@ pub enum Note {
     Clash(Tuple, Ticket),
     /// It cannot be: there is no room for a signpost.
     Full(Tuple, Ticket),
-    /// The sender does not want, or own, the flow of this tuple any longer.
-    Remove(Tuple),
+    /// The sender does not want, or own, the flow of this tuple any longer; only what answers the ticket, if there is one, was
+    /// its.
+    Remove(Tuple, Option<Ticket>),
     /// The sender expects a connection with this key (source port 0 is any) and will own it.
     Expect(Tuple),
     /// It does no longer.

@@ -225,7 +225,7 @@ fn a_late_answer_does_not_make_the_next_connection_live() {
     one.now = one.now + LATE;
     one.path.expire_reservations(one.now);
     assert_eq!(one.settled(), [(slot, Settled::Lost(DropReason::SignpostTimeout))]);
-    assert_eq!(one.home.receive(0), Some(Note::Remove(t)));
+    assert!(matches!(one.home.receive(0), Some(Note::Remove(removed, Some(_))) if removed == t));
     let (_, same, second) = one.begin(0);
     assert_eq!(same, t);
     one.hears(Note::Placed(t, first));
@@ -286,7 +286,7 @@ fn a_policy_that_denies_it_meanwhile_is_heard() {
     one.path.set_policy(policy, rules, limits);
     one.hears(Note::Placed(t, ticket));
     assert_eq!(one.settled(), [(slot, Settled::Lost(DropReason::PolicyReload))]);
-    assert_eq!((one.path.conntrack.count(), one.home.receive(0)), (0, Some(Note::Remove(t))));
+    assert_eq!((one.path.conntrack.count(), one.home.receive(0)), (0, Some(Note::Remove(t, None))));
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl BurstHistogram {
     }
 }
 
-/// Translated addresses whose use is counted one by one; what finds no place is counted with the last one's.
+/// Translated addresses whose use is counted one by one; what finds no place is counted for none.
 pub const NAT_ADDRESSES: usize = 1024;
 
 /// Places that are looked at for an address.
@@ -347,18 +347,12 @@ impl WorkerStats {
         let first = usize::try_from(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).unwrap_or(0);
         let places = || (0..NAT_LOOKS).map(|n| (first + n) % NAT_ADDRESSES);
         let of = |place: &usize| self.nat[*place].address() == Some(address);
-        // A place whose address has no lease any more is as good as a new one.
-        let free = |place: &usize| self.nat[*place].leases.iter().all(|n| n.value() == 0);
-        let place = match places().find(of) {
-            Some(place) => place,
-            None => {
-                let place = places().find(free).unwrap_or(NAT_ADDRESSES - 1);
-                if free(&place) {
-                    self.nat[place].set_address(address);
-                }
-                place
-            }
-        };
+        let free = |place: &usize| self.nat[*place].address().is_none();
+        // A place is its address's for good: where a lease was counted its return is.
+        let Some(place) = places().find(|place| of(place) || free(place)) else { return };
+        if free(&place) {
+            self.nat[place].set_address(address);
+        }
         self.nat[place].leases[kind].add(change.cast_unsigned());
     }
 

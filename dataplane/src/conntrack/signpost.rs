@@ -9,10 +9,23 @@ use super::tuple::Tuple;
 /// A worker's index.
 pub type WorkerId = u16;
 
+/// Which question of its owner's a signpost answers: the asker's place for it, and how often that has been used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The place.
+    pub slot: u16,
+    /// Its use.
+    pub turn: u32,
+}
+
 #[derive(Debug)]
 struct Post {
     tuple: Tuple,
     owner: WorkerId,
+    /// The last question that it answers.
+    ticket: Option<Ticket>,
+    /// Whether it was given in place of what was asked for: then it answers no other question.
+    lent: bool,
     next_free: u32,
 }
 
@@ -61,9 +74,27 @@ impl Signposts {
     /// # Errors
     /// [`PlaceError`], and nothing changed.
     pub fn place(&mut self, tuple: Tuple, owner: WorkerId) -> Result<(), PlaceError> {
+        self.answer(tuple, owner, None, false)
+    }
+
+    /// Places the signpost that answers `ticket`; `lent`: in place of another that was asked for.
+    ///
+    /// # Errors
+    /// [`PlaceError`], and nothing changed.
+    pub fn answer(
+        &mut self,
+        tuple: Tuple,
+        owner: WorkerId,
+        ticket: Option<Ticket>,
+        lent: bool,
+    ) -> Result<(), PlaceError> {
         if let Some(slot) = self.find(&tuple) {
-            let same = self.posts[slot as usize].owner == owner;
-            return if same { Ok(()) } else { Err(PlaceError::Clash) };
+            let post = &mut self.posts[slot as usize];
+            if post.owner != owner || (post.lent || lent) && post.ticket != ticket {
+                return Err(PlaceError::Clash);
+            }
+            post.ticket = ticket;
+            return Ok(());
         }
         let slot = if self.free != NONE {
             self.free
@@ -73,7 +104,7 @@ impl Signposts {
             return Err(PlaceError::Full);
         };
         self.index.insert(self.seed.hash_one(tuple), slot).map_err(|_| PlaceError::Full)?;
-        let post = Post { tuple, owner, next_free: NONE };
+        let post = Post { tuple, owner, ticket, lent, next_free: NONE };
         match self.posts.get_mut(slot as usize) {
             Some(p) => {
                 self.free = p.next_free;
@@ -87,8 +118,14 @@ impl Signposts {
 
     /// Takes back the signpost of `tuple` where `owner` placed it.
     pub fn remove(&mut self, tuple: &Tuple, owner: WorkerId) -> bool {
+        self.revoke(tuple, owner, None)
+    }
+
+    /// The same where it answers `ticket`, if one is given: what has come to nothing takes no other's.
+    pub fn revoke(&mut self, tuple: &Tuple, owner: WorkerId, ticket: Option<Ticket>) -> bool {
         let Some(slot) = self.find(tuple) else { return false };
-        if self.posts[slot as usize].owner != owner {
+        let post = &self.posts[slot as usize];
+        if post.owner != owner || ticket.is_some() && post.ticket != ticket {
             return false;
         }
         self.index.remove(self.seed.hash_one(tuple), slot);
@@ -119,6 +156,21 @@ mod tests {
             dport: 80,
             ct_zone: 0,
         }
+    }
+
+    #[test]
+    fn what_answers_one_question_is_not_taken_back_with_another() {
+        let mut s = Signposts::new(9, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let ticket = |slot| Some(Ticket { slot, turn: 1 });
+        assert_eq!(s.answer(tuple(1), 0, ticket(1), true), Ok(()));
+        assert_eq!(s.answer(tuple(1), 0, ticket(2), false), Err(PlaceError::Clash), "lent for another question");
+        assert!(!s.revoke(&tuple(1), 0, ticket(2)));
+        assert_eq!(s.owner(&tuple(1)), Some(0));
+        assert!(s.revoke(&tuple(1), 0, ticket(1)));
+        assert_eq!(s.answer(tuple(1), 0, ticket(3), false), Ok(()));
+        assert_eq!(s.answer(tuple(1), 0, ticket(4), true), Err(PlaceError::Clash));
+        assert_eq!(s.answer(tuple(1), 0, ticket(5), false), Ok(()), "asked for again");
+        assert!(!s.revoke(&tuple(1), 0, ticket(3)) && s.revoke(&tuple(1), 0, None));
     }
 
     #[test]

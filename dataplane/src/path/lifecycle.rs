@@ -15,7 +15,7 @@ use crate::conntrack::signpost::{PlaceError, WorkerId};
 use crate::conntrack::table::InsertError;
 use crate::conntrack::tuple::{Direction, Tuple, proto};
 use crate::drop::DropReason;
-use crate::steer::Note;
+use crate::steer::{Note, Ticket};
 use crate::time::Nanos;
 
 impl Path {
@@ -86,7 +86,7 @@ impl Path {
     /// is tried again later.
     pub fn end(&mut self, id: ConnId, event: CtEvent, now: Nanos) {
         let flags = self.conntrack.conn(id).flags;
-        if flags.has(Flags::PENDING) {
+        if flags.has(Flags::PENDING) && !flags.has(Flags::DYING) {
             return self.give_up(id, now);
         }
         if !flags.has(Flags::DYING) {
@@ -116,6 +116,7 @@ impl Path {
     /// Takes a connection out of the table once its signposts are taken back, or such that follow it go on with them.
     pub(super) fn take_out(&mut self, id: ConnId, now: Nanos) {
         let dying = self.conntrack.conn(id).flags.has(Flags::DYING);
+        let ticket = self.ticket_of_lost(id);
         for direction in [Direction::Original, Direction::Reply] {
             self.ports.freed(&self.conntrack.tuple(id, direction));
         }
@@ -128,7 +129,7 @@ impl Path {
             let t = self.conntrack.tuple(id, direction);
             // A connection that followed a dying one has taken over its tuple, and with it its signpost.
             let followed = dying && self.conntrack.find(&t, self.conntrack.hash(&t)).is_some();
-            if !followed && !self.notes.tell(self.steer.home(&t), Note::Remove(t)) {
+            if !followed && !self.notes.tell(self.steer.home(&t), Note::Remove(t, ticket)) {
                 self.conntrack.defer(id, now + RETRY);
                 return;
             }
@@ -156,12 +157,9 @@ impl Path {
     /// Reads what other workers have told this one. Must run after frames were received and before they are looked up:
     /// a signpost was sent before the packet whose answer may be among those frames.
     pub fn read_notes(&mut self, now: Nanos) {
-        while let Some(&(to, note)) = self.refusals.last() {
-            if !self.notes.tell(to, note) {
-                break;
-            }
-            self.refusals.pop();
-        }
+        // One that has no room does not hold up what is for others.
+        let Self { refusals, notes, .. } = self;
+        refusals.retain(|&mut (to, note)| !notes.tell(to, note));
         for from in 0..self.notes.workers() {
             // A note may be answered by two.
             while self.refusals.remaining_capacity() >= 2 {
@@ -176,9 +174,9 @@ impl Path {
     fn note(&mut self, from: WorkerId, note: Note, now: Nanos) {
         match note {
             Note::Place(t, ticket, ports) => {
-                let answer = match self.place(t, from, now) {
+                let answer = match self.place(t, from, ticket, now) {
                     Ok(()) => Note::Placed(t, ticket),
-                    Err(PlaceError::Clash) => match ports.and_then(|ports| self.lend(&t, ports, from)) {
+                    Err(PlaceError::Clash) => match ports.and_then(|ports| self.lend(&t, ports, from, ticket)) {
                         Some(other) => Note::Lent(other, ticket),
                         None => Note::Clash(t, ticket),
                     },
@@ -189,11 +187,11 @@ impl Path {
                 if !self.notes.tell(from, answer)
                     && let Note::Lent(other, _) = answer
                 {
-                    self.signposts.remove(&other, from); // of which nobody knows
+                    self.signposts.revoke(&other, from, Some(ticket)); // of which nobody knows
                 }
             }
-            Note::Remove(t) => {
-                self.signposts.remove(&t, from);
+            Note::Remove(t, ticket) => {
+                self.signposts.revoke(&t, from, ticket);
                 self.ports.freed(&t);
             }
             Note::Lent(t, ticket) => self.lent(&t, ticket, now),
@@ -214,11 +212,11 @@ impl Path {
     }
 
     /// Worker `from` wants the flow of `t`, which is at home here: a signpost, unless the tuple is another connection's.
-    fn place(&mut self, t: Tuple, from: WorkerId, now: Nanos) -> Result<(), PlaceError> {
+    fn place(&mut self, t: Tuple, from: WorkerId, ticket: Ticket, now: Nanos) -> Result<(), PlaceError> {
         if self.lookup(&t, self.conntrack.hash(&t), now).is_some() {
             return Err(PlaceError::Clash);
         }
-        self.signposts.place(t, from)
+        self.signposts.answer(t, from, Some(ticket), false)
     }
 
     pub(super) fn refuse(&mut self, to: WorkerId, refusal: Note) {

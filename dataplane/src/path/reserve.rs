@@ -61,6 +61,9 @@ pub(super) const CHOICES: usize = 16;
 const ORIGINAL: u8 = 1;
 const REPLY: u8 = 2;
 
+/// No connection: a table has at most 2^30 of an IP version.
+const NOBODY: ConnId = ConnId(u32::MAX);
+
 /// Names a reservation.
 pub type Slot = u16;
 
@@ -123,6 +126,8 @@ struct Reservation {
 #[derive(Debug)]
 pub struct Reservations {
     all: Vec<Reservation>,
+    /// By slot, the connection that asks; [`NOBODY`] where none does. What is looked through.
+    asking: Vec<ConnId>,
     free: Vec<Slot>,
     /// In the order of their answers.
     settled: VecDeque<Slot>,
@@ -145,9 +150,12 @@ impl Reservations {
             nth: 0,
             first: None,
         };
+        let mut free: Vec<Slot> = (0..).take(capacity).collect();
+        free.reverse();
         Self {
             all: (0..capacity).map(|_| empty()).collect(),
-            free: (0..).take(capacity).collect(),
+            asking: vec![NOBODY; capacity],
+            free,
             settled: VecDeque::with_capacity(capacity),
             asked: 0,
             until: Nanos(0),
@@ -169,6 +177,9 @@ impl Reservations {
         (r.phase, r.id, r.asked, r.until) = (Phase::Asked, id, asked, until);
         (r.judged, r.nth, r.first) = (0, 0, None);
         r.denied.clear();
+        if let Some(asking) = self.asking.get_mut(usize::from(slot)) {
+            *asking = id;
+        }
         if self.asked == 0 {
             self.until = until;
         }
@@ -184,14 +195,21 @@ impl Reservations {
 
     /// That of a pending connection.
     fn slot_of(&self, id: ConnId) -> Option<Slot> {
-        let is = |r: &Reservation| r.id == id && matches!(r.phase, Phase::Asked);
-        self.all.iter().position(is).and_then(|slot| Slot::try_from(slot).ok())
+        self.asking.iter().position(|&asks| asks == id).and_then(|slot| Slot::try_from(slot).ok())
+    }
+
+    /// It asks no more.
+    fn asked_for(&mut self, slot: Slot) {
+        self.asked -= 1;
+        if let Some(asking) = self.asking.get_mut(usize::from(slot)) {
+            *asking = NOBODY;
+        }
     }
 
     fn settle(&mut self, slot: Slot, settled: Settled) {
         if let Some(r) = self.all.get_mut(usize::from(slot)) {
             (r.phase, r.first) = (Phase::Settled(settled), None);
-            self.asked -= 1;
+            self.asked_for(slot);
             self.settled.push_back(slot); // each is in it once at most, so there is room
         }
     }
@@ -209,7 +227,7 @@ impl Reservations {
     fn close(&mut self, ticket: Ticket) {
         if let Some(r) = self.of(ticket) {
             r.phase = Phase::Free;
-            self.asked -= 1;
+            self.asked_for(ticket.slot);
             self.free.push(ticket.slot);
         }
     }
@@ -247,9 +265,8 @@ impl Path {
         let tuples = [(original, u.original, Flags::SIGNPOSTED_ORIGINAL), (reply, u.reply, Flags::SIGNPOSTED)];
         for (_, t, flag) in tuples.into_iter().filter(|(asks, ..)| *asks) {
             let ports = u.borrows.filter(|_| flag == Flags::SIGNPOSTED);
-            // What is to be given back first must not follow what is asked for now.
-            let waits = self.refusals.iter().any(|(_, note)| *note == Note::Remove(t));
-            if waits || !self.notes.tell(self.steer.home(&t), Note::Place(t, ticket, ports)) {
+            if !self.notes.tell(self.steer.home(&t), Note::Place(t, ticket, ports)) {
+                self.mark_lost(id, ticket);
                 self.reservations.close(ticket);
                 self.take_out(id, now);
                 return Err(DropReason::SignpostFull);
@@ -350,8 +367,11 @@ impl Path {
         conn.judged = judged;
         self.stats.ct_event(CtEvent::New);
         self.emit(ConnEventKind::New, id, now);
-        // A new policy has come meanwhile, and what walks the table in its name has passed this one by.
+        // Policy or addresses may have changed meanwhile, and what walks the table in their name has passed this one by.
+        let gone = self.still_has_addresses(id, None, now).err();
         let settled = match first {
+            Some(_) if gone.is_some() => Settled::Lost(DropReason::NatAddressGone),
+            None if gone.is_some() => Settled::Refused(nth, DropReason::NatAddressGone),
             Some(first) if judged == self.policy_epoch => {
                 self.count_translation(first.destination, first.source);
                 Settled::Sent(first.plan)
@@ -364,17 +384,13 @@ impl Path {
 
     /// The home has none of ours free as it is, but lends `t`.
     pub(super) fn lent(&mut self, t: &Tuple, ticket: Ticket, now: Nanos) {
+        let revoke = Note::Remove(*t, Some(ticket));
         let Some(id) = self.reservations.of(ticket).map(|r| r.id) else {
-            // Too late. A later connection may have asked for the very tuple meanwhile: then the signpost is that one's.
-            if self.conntrack.find(t, self.conntrack.hash(t)).is_none() {
-                self.refuse(self.steer.home(t), Note::Remove(*t));
-            }
-            return;
+            return self.refuse(self.steer.home(t), revoke); // too late
         };
+        // A clash: another pending connection of ours has asked for it meanwhile, and will hear that it cannot have it.
         if let Err(e) = self.conntrack.replace_port(id, t) {
-            if e == InsertError::Full {
-                self.refuse(self.steer.home(t), Note::Remove(*t));
-            } // else another connection of ours has asked for it meanwhile, and has the signpost
+            self.refuse(self.steer.home(t), revoke);
             self.conntrack.conn_mut(id).flags.clear(Flags::SIGNPOSTED); // for what was asked for there is none
             let reason = if e == InsertError::Full { DropReason::ConntrackFull } else { DropReason::NatClash };
             return self.lose(ticket.slot, reason, now);
@@ -386,12 +402,12 @@ impl Path {
     }
 
     /// Lends one of this worker's ports to `to`, which found none among its own: a tuple like `t` with a port of `ports`.
-    pub(super) fn lend(&mut self, t: &Tuple, ports: (u16, u16), to: WorkerId) -> Option<Tuple> {
+    pub(super) fn lend(&mut self, t: &Tuple, ports: (u16, u16), to: WorkerId, ticket: Ticket) -> Option<Tuple> {
         let Self { conntrack, signposts, steer, ports: all, .. } = self;
         // Of what RSS does not see, the home of the addresses knows all that is taken.
         let wish = Wish { reply: *t, range: Some(ports), keep: false, anyones: !t.is_spread_by_ports() };
         let other = all.choose(&wish, steer, |t| is_taken(conntrack, signposts, t))?;
-        self.signposts.place(other, to).ok()?;
+        self.signposts.answer(other, to, Some(ticket), true).ok()?;
         Some(other)
     }
 
@@ -476,11 +492,25 @@ impl Path {
     /// Ends a pending connection without a trace, and takes back what it may have been given since.
     fn lose(&mut self, slot: Slot, reason: DropReason, now: Nanos) {
         let Some(r) = self.reservations.all.get(usize::from(slot)) else { return };
-        let (id, nth, packet) = (r.id, r.nth, r.first.is_some());
+        let (id, nth, packet, ticket) = (r.id, r.nth, r.first.is_some(), Ticket { slot, turn: r.turn });
         self.reservations.settle(slot, if packet { Settled::Lost(reason) } else { Settled::Refused(nth, reason) });
-        self.conntrack.conn_mut(id).flags.clear(Flags::PENDING);
         self.give_back(id, now);
+        self.mark_lost(id, ticket);
         self.take_out(id, now);
+    }
+
+    /// A connection that has never been live keeps its ticket, to name what it takes back: in fields of the living.
+    fn mark_lost(&mut self, id: ConnId, ticket: Ticket) {
+        let conn = self.conntrack.conn_mut(id);
+        conn.flags.set(Flags::PENDING);
+        (conn.mark, conn.judged) = (u32::from(ticket.slot), ticket.turn);
+    }
+
+    /// The ticket of a connection that ends without having been live.
+    pub(super) fn ticket_of_lost(&self, id: ConnId) -> Option<Ticket> {
+        let conn = self.conntrack.conn(id);
+        let lost = conn.flags.has(Flags::PENDING);
+        lost.then(|| Ticket { slot: u16::try_from(conn.mark).unwrap_or(u16::MAX), turn: conn.judged })
     }
 }
 

@@ -50,6 +50,8 @@ pub(super) struct Parked<B> {
     places: Vec<Place<B>>,
     free: u16,
     count: usize,
+    /// Lists that have begun.
+    begun: usize,
     lists: Vec<List>,
 }
 
@@ -62,12 +64,21 @@ impl<B: Buf> Parked<B> {
             places: (0..places).map(|n| Place { frame: None, next: next(n) }).collect(),
             free: if alone { NONE } else { 0 },
             count: 0,
+            begun: 0,
             lists: vec![EMPTY; lists],
         }
     }
 
-    fn has_room(&self, frames: usize) -> bool {
-        self.places.len() - self.count >= frames
+    /// Whether `frames` more may wait for reservation `slot`. Those behind the first packet leave a place for each that may
+    /// become another reservation's first.
+    fn has_room(&self, slot: Slot, frames: usize) -> bool {
+        let kept = if self.has_begun(slot) { self.lists.len() - self.begun } else { 0 };
+        self.places.len() - self.count >= frames + kept
+    }
+
+    /// Whether anything waits for reservation `slot`.
+    fn has_begun(&self, slot: Slot) -> bool {
+        self.lists.get(usize::from(slot)).is_some_and(|list| list.first != NONE)
     }
 
     /// Adds a frame at the end of a list; `false` where there is no room, and the frame is freed.
@@ -82,14 +93,19 @@ impl<B: Buf> Parked<B> {
         let last = std::mem::replace(&mut list.last, at);
         match self.places.get_mut(usize::from(last)) {
             Some(last) => last.next = at,
-            None => list.first = at,
+            None => {
+                list.first = at;
+                self.begun += 1;
+            }
         }
         true
     }
 
     /// Takes a list as it is: who comes to wait from now on begins another.
     fn take(&mut self, slot: Slot) -> u16 {
-        self.lists.get_mut(usize::from(slot)).map_or(NONE, |list| std::mem::replace(list, EMPTY).first)
+        let first = self.lists.get_mut(usize::from(slot)).map_or(NONE, |list| std::mem::replace(list, EMPTY).first);
+        self.begun -= usize::from(first != NONE);
+        first
     }
 
     /// The next frame of a list that was taken.
@@ -113,17 +129,25 @@ impl<I: Io> Worker<I> {
 
     /// Has a packet wait.
     pub(super) fn park(&mut self, buf: I::Buf, packet: Packet, slot: Slot, now: Nanos) {
-        if !self.parked.push(slot, Frame { buf, packet, follow: 0 }) {
+        let fits = self.parked.has_room(slot, 1);
+        if !fits || !self.parked.push(slot, Frame { buf, packet, follow: 0 }) {
             self.path.stats.drop_packet(DropReason::SignpostWait);
+            self.forsake(slot, now);
+        }
+    }
+
+    /// A packet finds no room: where it is a connection's first, that is lost with it.
+    fn forsake(&mut self, slot: Slot, now: Nanos) {
+        if !self.parked.has_begun(slot) {
             self.path.forsake(slot, now);
         }
     }
 
     /// Has the datagram in the train wait, `packet` being the whole.
     pub(super) fn park_train(&mut self, packet: Packet, slot: Slot, now: Nanos) {
-        if !self.parked.has_room(self.train.len()) {
+        if !self.parked.has_room(slot, self.train.len()) {
             self.lose_train(DropReason::SignpostWait);
-            self.path.forsake(slot, now);
+            self.forsake(slot, now);
             return;
         }
         // Invariant: a train has at most TRAIN + 1 pieces.
@@ -257,14 +281,31 @@ mod tests {
         assert_eq!(drain(&mut parked, 7), [3]);
     }
 
+    /// What comes behind one first packet leaves a place for each other's.
+    #[test]
+    fn followers_leave_room_for_those_that_are_first() {
+        let pool = Pool::new(PARKED + 1);
+        let mut parked = Parked::new(false);
+        let mut followers = 0;
+        while parked.has_room(0, 1) {
+            assert!(parked.push(0, frame(&pool, 1)));
+            followers += 1;
+        }
+        assert_eq!(followers, PARKED - RESERVATIONS + 1);
+        for slot in 1..u16::try_from(RESERVATIONS).expect("few") {
+            assert!(parked.has_room(slot, 1) && parked.push(slot, frame(&pool, 1)));
+        }
+        assert!(!parked.has_room(1, 1) && !parked.has_room(0, 1));
+    }
+
     #[test]
     fn a_full_lot_takes_no_more_and_one_alone_has_none() {
         let pool = Pool::new(PARKED + 1);
         let mut parked = Parked::new(false);
         let kept = (0..=PARKED).filter(|_| parked.push(0, frame(&pool, 1))).count();
-        assert_eq!((kept, parked.has_room(1)), (PARKED, false));
+        assert_eq!((kept, parked.has_room(1, 1)), (PARKED, false));
         assert_eq!(drain(&mut parked, 0).len(), PARKED);
-        assert!(parked.has_room(PARKED) && !parked.has_room(PARKED + 1));
+        assert!(parked.has_room(0, PARKED) && !parked.has_room(0, PARKED + 1));
         assert!(!Parked::new(true).push(0, frame(&pool, 1)));
     }
 }

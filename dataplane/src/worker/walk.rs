@@ -18,6 +18,9 @@ use crate::time::Nanos;
 /// Entries that a walk looks at per turn: three to four microseconds for a dump of a full table.
 pub const ENTRIES_PER_TURN: u32 = 32;
 
+/// Rules that a sweep looks at per turn, some ten microseconds, but for one that has more to look at for one entry.
+const RULES_PER_TURN: u32 = 1024;
+
 /// Walks that may wait for the one that goes.
 const WAITING: usize = 8;
 
@@ -58,7 +61,9 @@ pub(super) struct Walk {
 impl Walk {
     /// A walk from `cursor`.
     pub fn new(cursor: u64, filter: ConnFilter, task: Task) -> Self {
-        Self { at: cursor, left: SCAN_PER_COMMAND, filter, task }
+        // So that each of its answers comes in time however many rules there are.
+        let left = if matches!(task, Task::Sweep(_)) { SCAN_PER_COMMAND / 8 } else { SCAN_PER_COMMAND };
+        Self { at: cursor, left, filter, task }
     }
 
     /// Its answer; `at_end`: no entry is left.
@@ -89,11 +94,13 @@ impl<I: Io> Worker<I> {
 
     /// Goes a few entries further.
     pub(super) fn walk(&mut self, now: Nanos) {
-        if self.walks.is_empty() {
-            return;
-        }
+        let entries = match self.walks.first() {
+            None => return,
+            Some(Walk { task: Task::Sweep(_), .. }) => self.sweep_entries(),
+            Some(_) => ENTRIES_PER_TURN,
+        };
         let mut at_end = false;
-        for _ in 0..ENTRIES_PER_TURN {
+        for _ in 0..entries {
             let Some(walk) = self.walks.first_mut() else { return };
             if walk.left == 0 || walk.is_full() {
                 break;
@@ -115,6 +122,13 @@ impl<I: Io> Worker<I> {
             let walk = self.walks.remove(0);
             self.say(walk.answer(at_end));
         }
+    }
+
+    /// Entries that a sweep looks at per turn: each may cost a look at every rule.
+    fn sweep_entries(&self) -> u32 {
+        let spec = self.path.policy.spec();
+        let rules = u32::try_from(spec.rules.len() + spec.nat.len()).unwrap_or(u32::MAX);
+        (RULES_PER_TURN / rules.max(1)).clamp(1, ENTRIES_PER_TURN)
     }
 
     /// Does what is to be done with one connection. Vectors are below their capacity: `walk` has looked.
