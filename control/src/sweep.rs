@@ -103,13 +103,29 @@ pub struct Gone {
     pub address: IpAddr,
 }
 
+/// Addresses that went together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vanished {
+    /// Which.
+    pub addresses: Vec<Gone>,
+    /// How many connections had ended for want of an address before: [`ended_with_addresses`].
+    pub before: u64,
+}
+
+/// How many connections have ended for want of an address since start.
+pub fn ended_with_addresses(workers: &Workers) -> u64 {
+    ended(workers, CtEvent::AddressGone)
+}
+
 /// Ends the connections of addresses that went, as they come through `gone`, and says how many those were. Addresses that
 /// go while others' connections are being ended wait together for the next turn.
-pub async fn end_with_addresses(workers: Arc<Workers>, mut gone: mpsc::UnboundedReceiver<Vec<Gone>>) {
-    let mut said = ended(&workers, CtEvent::AddressGone);
-    while let Some(mut all) = gone.recv().await {
+pub async fn end_with_addresses(workers: Arc<Workers>, mut gone: mpsc::UnboundedReceiver<Vanished>) {
+    let mut said = 0;
+    while let Some(Vanished { addresses: mut all, before }) = gone.recv().await {
+        // What has ended otherwise meanwhile is not theirs, and nothing is told twice.
+        said = before.max(said);
         while let Ok(more) = gone.try_recv() {
-            all.extend(more);
+            all.extend(more.addresses);
         }
         if let Err(e) = begin(&workers).look().await {
             tracing::warn!(target: "sluice::nat", "connections of addresses that are gone: {e}");

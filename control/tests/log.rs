@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Fake, Lab, eventually, tcp_conn};
 use control::ledger::Ledger;
-use control::sweep::{self, Gone};
+use control::sweep::{self, Gone, Vanished};
 use control::workers::Workers;
 use dataplane::api::DropReason;
 use dataplane::api::command::Event;
@@ -113,9 +113,10 @@ fn gone_addresses_and_long_looks(log: &Log) {
         let (gone, vanished) = mpsc::unbounded_channel();
         let task = tokio::spawn(sweep::end_with_addresses(Arc::clone(&workers), vanished));
         let of_wan = |address: &str| Gone { interface: "wan".into(), address: address.parse().expect("address") };
-        gone.send(vec![of_wan("198.51.100.2")]).expect("it listens");
-        gone.send(vec![of_wan("2001:db8::2")]).expect("it listens");
-        gone.send(vec![]).expect("it listens");
+        let went = |addresses| Vanished { addresses, before: sweep::ended_with_addresses(&workers) };
+        gone.send(went(vec![of_wan("198.51.100.2")])).expect("it listens");
+        gone.send(went(vec![of_wan("2001:db8::2")])).expect("it listens");
+        gone.send(went(vec![])).expect("it listens");
         drop(gone);
         task.await.expect("it ends with the channel");
         let expect =
@@ -124,7 +125,7 @@ fn gone_addresses_and_long_looks(log: &Log) {
 
         let (gone, vanished) = mpsc::unbounded_channel();
         let task = tokio::spawn(sweep::end_with_addresses(Arc::clone(&workers), vanished));
-        gone.send(vec![of_wan("198.51.100.3")]).expect("it listens");
+        gone.send(went(vec![of_wan("198.51.100.3")])).expect("it listens");
         drop(gone);
         task.await.expect("it ends with the channel");
         let expect = " INFO sluice::nat: address 198.51.100.3 of wan is gone: 0 connections ended";

@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::resolve::Asked;
 use super::state::{Effect, State, TwinSpec};
 use super::{KernelError, cause};
-use crate::sweep::{self, Gone};
+use crate::sweep::{self, Gone, Vanished};
 #[cfg(doc)]
 use crate::workers::COMMAND_TIMEOUT;
 use crate::workers::{ResolveRequest, Workers};
@@ -69,7 +69,7 @@ pub struct Mirror {
     sent: HashMap<(u16, IpAddr), [u8; 6]>,
     published: Option<FibSpec>,
     /// Whom to tell of addresses that went.
-    gone: mpsc::UnboundedSender<Vec<Gone>>,
+    gone: mpsc::UnboundedSender<Vanished>,
     due: Option<Instant>,
     dump: Dump,
 }
@@ -209,10 +209,11 @@ impl Mirror {
                 return Err(KernelError::Closed);
             };
             tracing::debug!(routes = spec.routes.len(), addresses = spec.addresses.len(), "new forwarding table");
+            let before = sweep::ended_with_addresses(&self.workers);
             match self.workers.broadcast(|_| Command::Fib(Arc::clone(&fib))).await {
                 Ok(()) => {
                     let old = self.published.replace(spec);
-                    self.tell_of_gone(old);
+                    self.tell_of_gone(old, before);
                 }
                 Err(e) => {
                     tracing::error!("forwarding table: {e}; sending it again");
@@ -227,7 +228,7 @@ impl Mirror {
     }
 
     /// Has the connections of addresses ended that the forwarding table before had. The workers have got the new one.
-    fn tell_of_gone(&self, old: Option<FibSpec>) {
+    fn tell_of_gone(&self, old: Option<FibSpec>, before: u64) {
         let (Some(old), Some(new)) = (old, &self.published) else { return };
         let has = |&(interface, net): &(u16, IpNet)| {
             new.addresses.iter().any(|(i, n)| (*i, n.addr()) == (interface, net.addr()))
@@ -236,10 +237,10 @@ impl Mirror {
             interface: self.twins.get(usize::from(interface)).map(|t| t.name.clone()).unwrap_or_default(),
             address: net.addr(),
         };
-        let gone: Vec<_> = old.addresses.iter().filter(|a| !has(a)).map(named).collect();
-        if !gone.is_empty() {
+        let addresses: Vec<_> = old.addresses.iter().filter(|a| !has(a)).map(named).collect();
+        if !addresses.is_empty() {
             // It fails only when control is being torn down.
-            let _ = self.gone.send(gone);
+            let _ = self.gone.send(Vanished { addresses, before });
         }
     }
 
