@@ -13,23 +13,12 @@ use dataplane::api::command::{Command, ConnSpec, Event};
 use dataplane::api::policy::*;
 use dataplane::api::{DropReason, FibSpec, RouteSpec, RouteTarget};
 use dataplane::conntrack::tuple::proto;
-use dataplane::packet::CtState;
 use dataplane::time::Nanos;
 
 const HOST: &str = "10.0.0.2";
 const WEB: &str = "10.0.0.9";
 const GATEWAY: &str = "198.51.100.1";
 const SERVER: &str = "203.0.113.5";
-
-/// The usual policy with these rules; wan may come in, lan may talk to lan, all may talk to the gateway.
-fn with(nat: Vec<NatRuleSpec>) -> PolicySpec {
-    let mut spec = PolicySpec { nat, ..usual() };
-    let new = |from, to| Match { state: vec![CtState::New], ..from_to(from, to) };
-    spec.rules.push(rule("in", new(WAN_ZONE, LAN_ZONE), Action::Accept));
-    spec.rules.push(rule("beside", new(LAN_ZONE, LAN_ZONE), Action::Accept));
-    spec.rules.push(rule("me", Match { to: vec![ZoneId::LOCAL], ..Match::default() }, Action::Accept));
-    spec
-}
 
 fn forward(from: ZoneId, proto: u8, dport: u16, destination: Option<&str>, to: &str) -> NatRuleSpec {
     let destination = destination.map(only);
@@ -69,7 +58,7 @@ fn readdressed(old: &str, new: &str) -> FibSpec {
 #[test]
 fn a_rule_for_lan_takes_nothing_from_wan() {
     for to in ["203.0.113.53", WEB] {
-        everywhere(with(vec![forward(LAN_ZONE, proto::UDP, 53, None, to)]), |lab| {
+        everywhere(translating(vec![forward(LAN_ZONE, proto::UDP, 53, None, to)]), |lab| {
             let up = lab.passes(WAN, &udp(SERVER, 5000, GATEWAY, 53, b""), WAN_TWIN);
             assert_eq!(up.dst, ip(GATEWAY));
         });
@@ -78,7 +67,7 @@ fn a_rule_for_lan_takes_nothing_from_wan() {
 
 #[test]
 fn a_rule_for_wan_leaves_the_gateways_addresses_of_lan_to_lan() {
-    everywhere(with(vec![forward(WAN_ZONE, proto::TCP, 22, None, WEB)]), |lab| {
+    everywhere(translating(vec![forward(WAN_ZONE, proto::TCP, 22, None, WEB)]), |lab| {
         let up = lab.passes(LAN, &tcp(HOST, 5000, "10.0.0.1", 22, SYN, 1, 0, b""), LAN_TWIN);
         assert_eq!(up.dst, ip("10.0.0.1"));
         assert_eq!(
@@ -93,7 +82,7 @@ fn a_rule_for_wan_leaves_the_gateways_addresses_of_lan_to_lan() {
 fn a_written_rule_comes_before_what_netmap_implies() {
     let web = forward(WAN_ZONE, proto::TCP, 80, Some("192.0.2.5/32"), WEB);
     for rules in [vec![netmap(), web.clone()], vec![web, netmap()]] {
-        everywhere(with(rules), |lab| {
+        everywhere(translating(rules), |lab| {
             assert_eq!(lab.passes(WAN, &tcp(SERVER, 5000, "192.0.2.5", 80, SYN, 1, 0, b""), LAN).dst, ip(WEB));
             assert_eq!(lab.passes(WAN, &udp(SERVER, 5000, "192.0.2.5", 80, b""), LAN).dst, ip("10.0.0.5"));
         });
@@ -104,7 +93,7 @@ fn a_written_rule_comes_before_what_netmap_implies() {
 fn netmaps_other_way_leads_to_what_the_rule_matches_alone() {
     let mut rule = netmap();
     rule.matches.source = Some(only("10.0.0.0/28"));
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         assert_eq!(lab.passes(WAN, &udp(SERVER, 5000, "192.0.2.5", 53, b""), LAN).dst, ip("10.0.0.5"));
         lab.send(WAN, &udp(SERVER, 5000, "192.0.2.200", 53, b""));
         assert!(lab.conns().iter().all(|c| c.reply.src != ip("10.0.0.200")));
@@ -121,7 +110,7 @@ fn an_exemption_of_what_is_inside_leaves_hairpins_whole() {
         ..Match::default()
     };
     let web = forward(WAN_ZONE, proto::TCP, 80, Some("198.51.100.1/32"), WEB);
-    everywhere(with(vec![NatRuleSpec::new("inside", inside, NatKind::None), web, masquerade()]), |lab| {
+    everywhere(translating(vec![NatRuleSpec::new("inside", inside, NatKind::None), web, masquerade()]), |lab| {
         assert_eq!(lab.passes(LAN, &tcp(HOST, 5000, GATEWAY, 80, SYN, 1, 0, b""), LAN).src, ip(GATEWAY));
     });
 }
@@ -129,7 +118,7 @@ fn an_exemption_of_what_is_inside_leaves_hairpins_whole() {
 #[test]
 fn strict_ports_of_a_range_say_nothing_of_what_has_no_ports() {
     let rule = NatRuleSpec { ports: Some(1024..=65535), preserve_port: PreservePort::Strict, ..masquerade() };
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         assert_eq!(lab.passes(LAN, &other(HOST, SERVER, 50, b"12345678"), WAN).src, ip(GATEWAY));
         assert_eq!(lab.passes(LAN, &udp(HOST, 1024, SERVER, 123, b""), WAN).sport, 1024);
         lab.refuses(LAN, &udp(HOST, 123, SERVER, 123, b""), DropReason::NatNoPort);
@@ -138,7 +127,7 @@ fn strict_ports_of_a_range_say_nothing_of_what_has_no_ports() {
 
 #[test]
 fn one_port_serves_as_many_destinations_as_there_are() {
-    everywhere(with(vec![NatRuleSpec { ports: Some(5000..=5000), ..masquerade() }]), |lab| {
+    everywhere(translating(vec![NatRuleSpec { ports: Some(5000..=5000), ..masquerade() }]), |lab| {
         for n in 1..=60 {
             let server = format!("203.0.113.{n}");
             let out = lab.passes(LAN, &udp(HOST, 4000 + n, &server, 53, b""), WAN);
@@ -151,7 +140,7 @@ fn one_port_serves_as_many_destinations_as_there_are() {
 /// As the kernel chooses: `inet_select_addr`, `ipv6_dev_get_saddr`.
 #[test]
 fn masquerade_takes_the_address_that_suits_the_way() {
-    everywhere(with(vec![masquerade()]), |lab| {
+    everywhere(translating(vec![masquerade()]), |lab| {
         let mut routes = fib();
         let net = |a: &str| a.parse().expect("prefix");
         routes.addresses.retain(|(i, _)| *i == 0);
@@ -194,7 +183,7 @@ fn marks_of_the_filter_do_not_make_a_reload_translate_otherwise() {
     let rule = NatRuleSpec { on_reload: OnReload::End, ..NatRuleSpec::new("marked", marked, kind) };
     let snat = Match { mark: Some((0xff, 1)), ..from_to(LAN_ZONE, WAN_ZONE) };
     let snat = NatRuleSpec::new("snat", snat, NatKind::Snat { to: ip("198.51.100.7").into() });
-    let mut spec = with(vec![rule, NatRuleSpec { on_reload: OnReload::End, ..snat }]);
+    let mut spec = translating(vec![rule, NatRuleSpec { on_reload: OnReload::End, ..snat }]);
     spec.rules[2].set_mark = Some((0xff, 1));
     everywhere(spec.clone(), |lab| {
         let out = lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
@@ -206,9 +195,9 @@ fn marks_of_the_filter_do_not_make_a_reload_translate_otherwise() {
 
 #[test]
 fn an_error_about_what_is_over_goes_nowhere() {
-    let mut closed = with(vec![masquerade()]);
+    let mut closed = translating(vec![masquerade()]);
     closed.rules[2].matches.dport = vec![1..=1];
-    everywhere(with(vec![masquerade()]), |lab| {
+    everywhere(translating(vec![masquerade()]), |lab| {
         let denied = lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
         let gone = lab.passes(LAN, &udp(HOST, 4001, SERVER, 1, b""), WAN);
         lab.reload(closed.clone());
@@ -224,7 +213,7 @@ fn an_error_about_what_is_over_goes_nowhere() {
 
 #[test]
 fn a_forward_ends_with_its_public_address_and_with_its_own_target() {
-    let rules = |to| with(vec![forward(WAN_ZONE, proto::UDP, 53, Some("198.51.100.1/32"), to)]);
+    let rules = |to| translating(vec![forward(WAN_ZONE, proto::UDP, 53, Some("198.51.100.1/32"), to)]);
     everywhere(rules("10.0.0.1"), |lab| {
         lab.passes(WAN, &udp(SERVER, 4000, GATEWAY, 53, b""), WAN_TWIN);
         lab.reroute(readdressed("10.0.0.1/24", "10.0.0.77/24"));
@@ -241,25 +230,9 @@ fn a_forward_ends_with_its_public_address_and_with_its_own_target() {
 
 /// A connection as a saved table has it.
 fn saved(original: (&str, u16), reply_to: &str) -> ConnSpec {
-    ConnSpec {
-        original: tuple(original.0, original.1, SERVER, 53, proto::UDP),
-        reply: tuple(SERVER, 53, reply_to, original.1, proto::UDP),
-        state: None,
-        timeout_s: 300,
-        replied: true,
-        assured: true,
-        expected: false,
-        mark: 0,
-        helper: None,
-        sides: None,
-        timeout_policy: 0,
-        age_ms: 0,
-        packets: [1, 1],
-        bytes: [100, 100],
-        interface: 0,
-        local: false,
-        judge: true,
-    }
+    let (there, back) =
+        (tuple(original.0, original.1, SERVER, 53, proto::UDP), tuple(SERVER, 53, reply_to, original.1, proto::UDP));
+    ConnSpec { timeout_s: 300, replied: true, assured: true, interface: 0, judge: true, ..made(there, back) }
 }
 
 fn restore(lab: &mut Lab, conn: &ConnSpec) {
@@ -270,11 +243,11 @@ fn restore(lab: &mut Lab, conn: &ConnSpec) {
 
 #[test]
 fn a_restored_connection_is_bound_to_what_a_live_one_is() {
-    let rules = || with(vec![NatRuleSpec { on_reload: OnReload::End, ..masquerade() }]);
+    let rules = || translating(vec![NatRuleSpec { on_reload: OnReload::End, ..masquerade() }]);
     everywhere(rules(), |lab| {
         restore(lab, &saved((HOST, 4000), GATEWAY));
         assert_eq!(lab.leases(), 1);
-        lab.reload(with(Vec::new()));
+        lab.reload(translating(Vec::new()));
         assert_eq!(sweep(lab), 0, "its rule says that it ends with it");
     });
     everywhere(rules(), |lab| {
@@ -285,7 +258,7 @@ fn a_restored_connection_is_bound_to_what_a_live_one_is() {
         lab.reroute(routes);
         assert_eq!(sweep(lab), 0, "another way out");
     });
-    everywhere(with(vec![netmap()]), |lab| {
+    everywhere(translating(vec![netmap()]), |lab| {
         restore(lab, &saved((HOST, 4000), "192.0.2.2"));
         assert_eq!((lab.entries(), lab.leases()), (1, 0), "netmap leases no ports");
     });
@@ -307,7 +280,7 @@ fn strangers_take_no_place_among_the_translated_addresses() {
         let rule = forward(WAN_ZONE, proto::UDP, dport, Some("198.51.100.1/32"), WEB);
         NatRuleSpec { kind: NatKind::Dnat { to: ip(WEB).into(), port: Some(ToPort::One(80)) }, ..rule }
     };
-    let mut lab = Lab::new(with(vec![web(80), web(81), masquerade()]));
+    let mut lab = Lab::new(translating(vec![web(80), web(81), masquerade()]));
     for n in 0..1200 {
         let client = format!("203.0.{}.{}", 114 + n / 200, 1 + n % 200);
         lab.send(WAN, &udp(&client, 5000, GATEWAY, 80, b""));
@@ -323,7 +296,7 @@ fn strangers_take_no_place_among_the_translated_addresses() {
 fn leases_of_more_addresses_than_are_counted_come_out_even() {
     let pool = Pool::new([(ip("198.18.0.0"), ip("198.18.255.255"))]);
     let rule = NatRuleSpec { kind: NatKind::Snat { to: pool.expect("a pool") }, ..masquerade() };
-    let mut lab = Lab::new(with(vec![rule]));
+    let mut lab = Lab::new(translating(vec![rule]));
     for n in 0..40 {
         for m in 0..100 {
             lab.send(LAN, &udp(HOST, 4000, &format!("203.{n}.113.{m}"), 53, b""));

@@ -17,7 +17,6 @@ use dataplane::api::command::{Command, Event};
 use dataplane::api::policy::*;
 use dataplane::api::{DropReason, Tuple};
 use dataplane::conntrack::tuple::proto;
-use dataplane::packet::CtState;
 use dataplane::time::Nanos;
 
 const HOST: &str = "10.0.0.2";
@@ -46,23 +45,13 @@ fn public(public: &str, dport: std::ops::RangeInclusive<u16>) -> Match {
     }
 }
 
-/// The usual policy with these rules; wan may come in, lan may talk to lan.
-fn with(nat: Vec<NatRuleSpec>) -> PolicySpec {
-    let mut spec = PolicySpec { nat, ..usual() };
-    let new = |from, to| Match { state: vec![CtState::New], ..from_to(from, to) };
-    spec.rules.push(rule("in", new(WAN_ZONE, LAN_ZONE), Action::Accept));
-    spec.rules.push(rule("beside", new(LAN_ZONE, LAN_ZONE), Action::Accept));
-    spec.rules.push(rule("me", Match { to: vec![ZoneId::LOCAL], ..Match::default() }, Action::Accept));
-    spec
-}
-
 // ---- Pools ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_pool_is_used_to_its_last_address_and_its_last_port() {
     let addresses = pool(&[("198.51.100.20", "198.51.100.21"), ("198.51.100.30", "198.51.100.30")]);
     let out = NatRuleSpec { ports: Some(5000..=5007), ..to_wan(NatKind::Snat { to: addresses.clone() }) };
-    everywhere(with(vec![out]), |lab| {
+    everywhere(translating(vec![out]), |lab| {
         let workers = lab.workers.len();
         let mut used = BTreeSet::new();
         let mut refused = 0;
@@ -109,7 +98,7 @@ fn no_port_is_lost_to_a_worker_that_has_none_left() {
     let pooled = || NatKind::Snat { to: ip("198.51.100.20").into() };
     for (proto, query) in queries {
         let out = NatRuleSpec { ports: Some(5000..=5015), ..to_wan(pooled()) };
-        everywhere(with(vec![out]), |lab| {
+        everywhere(translating(vec![out]), |lab| {
             let first = |lab: &Lab, host: &str, port: u16| match proto {
                 proto::ICMP => lab.home(&Tuple { sport: port, dport: 8 << 8, ..tuple(host, 0, SERVER, 0, proto) }),
                 _ => lab.home(&tuple(host, port, SERVER, 443, proto)),
@@ -138,7 +127,7 @@ fn no_port_is_lost_to_a_worker_that_has_none_left() {
 fn a_persistent_client_keeps_its_address() {
     let kind = NatKind::Snat { to: pool(&[("198.51.100.16", "198.51.100.31")]) };
     for persistent in [true, false] {
-        everywhere(with(vec![NatRuleSpec { persistent, ..to_wan(kind.clone()) }]), |lab| {
+        everywhere(translating(vec![NatRuleSpec { persistent, ..to_wan(kind.clone()) }]), |lab| {
             let mut addresses = BTreeSet::new();
             for n in 1..=40 {
                 let out = lab.passes(LAN, &udp(HOST, 4000, &format!("203.0.113.{n}"), 53, b""), WAN);
@@ -152,7 +141,7 @@ fn a_persistent_client_keeps_its_address() {
 #[test]
 fn each_ip_version_has_its_part_of_a_pool() {
     let kind = NatKind::Snat { to: pool(&[("198.51.100.20", "198.51.100.20"), ("2001:db8::20", "2001:db8::20")]) };
-    everywhere(with(vec![to_wan(kind)]), |lab| {
+    everywhere(translating(vec![to_wan(kind)]), |lab| {
         assert_eq!(lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN).src, ip("198.51.100.20"));
         assert_eq!(lab.passes(LAN, &udp(HOST6, 4000, SERVER6, 53, b""), WAN).src, ip("2001:db8::20"));
     });
@@ -161,7 +150,7 @@ fn each_ip_version_has_its_part_of_a_pool() {
 #[test]
 fn ports_are_drawn_where_the_rule_says_so() {
     let rule = NatRuleSpec { preserve_port: PreservePort::Never, ..masquerade() };
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         let out = |lab: &mut Lab, n: u16| lab.passes(LAN, &udp(HOST, 4000 + n, SERVER, 53, b""), WAN).sport;
         let kept = (0..200).filter(|&n| out(lab, n) == 4000 + n).count();
         assert!(kept <= 3, "{kept} of 200 kept their port");
@@ -171,7 +160,7 @@ fn ports_are_drawn_where_the_rule_says_so() {
 #[test]
 fn servers_of_a_pool_share_the_clients() {
     let servers = NatKind::Dnat { to: pool(&[(WEB, "10.0.0.12")]), port: Some(ToPort::One(80)) };
-    everywhere(with(vec![NatRuleSpec::new("web", public("198.51.100.1/32", 8080..=8080), servers)]), |lab| {
+    everywhere(translating(vec![NatRuleSpec::new("web", public("198.51.100.1/32", 8080..=8080), servers)]), |lab| {
         let mut seen = BTreeSet::new();
         for n in 1..=60 {
             let client = format!("203.0.113.{n}");
@@ -190,7 +179,7 @@ fn servers_of_a_pool_share_the_clients() {
 #[test]
 fn a_range_of_ports_goes_inside_one_to_one() {
     let kind = NatKind::Dnat { to: ip(WEB).into(), port: Some(ToPort::Shift { from: 8000, to: 18_000 }) };
-    everywhere(with(vec![NatRuleSpec::new("range", public("198.51.100.1/32", 8000..=8099), kind)]), |lab| {
+    everywhere(translating(vec![NatRuleSpec::new("range", public("198.51.100.1/32", 8000..=8099), kind)]), |lab| {
         for port in [8000, 8001, 8050, 8099] {
             let out = lab.passes(WAN, &udp(SERVER, 5000, GATEWAY, port, b""), LAN);
             assert_eq!(out.flow(), format!("203.0.113.5:5000 > 10.0.0.9:{}", port + 10_000));
@@ -213,7 +202,7 @@ fn a_redirect_leads_to_the_gateway_itself() {
         redirect(proto::TCP, 80..=89, Some(ToPort::Shift { from: 80, to: 3128 })),
         redirect(proto::TCP, 443..=443, None),
     ];
-    everywhere(with(rules), |lab| {
+    everywhere(translating(rules), |lab| {
         for (host, server, own) in [(HOST, SERVER, "10.0.0.1"), (HOST6, SERVER6, "fd00:1::1")] {
             for port in 4000..4010 {
                 let up = lab.passes(LAN, &udp(host, port, server, 53, b"name?"), LAN_TWIN);
@@ -232,7 +221,7 @@ fn a_redirect_leads_to_the_gateway_itself() {
 fn both_ends_are_translated_by_one_rule() {
     for (source, expect) in [(None, "10.0.0.1"), (Some(ip("10.0.0.77").into()), "10.0.0.77")] {
         let kind = NatKind::Twice { to: ip(WEB).into(), port: Some(ToPort::One(80)), source };
-        everywhere(with(vec![NatRuleSpec::new("both", public("198.51.100.1/32", 8080..=8080), kind)]), |lab| {
+        everywhere(translating(vec![NatRuleSpec::new("both", public("198.51.100.1/32", 8080..=8080), kind)]), |lab| {
             for port in 5000..5010 {
                 let out = lab.passes(WAN, &udp(SERVER, port, GATEWAY, 8080, b"there"), LAN);
                 assert_eq!((out.src, out.dst, out.dport), (ip(expect), ip(WEB), 80));
@@ -252,7 +241,7 @@ fn a_prefix_is_mapped_both_ways() {
     let (from, to) = ("10.0.0.0/24".parse().expect("prefix"), "192.0.2.0/24".parse().expect("prefix"));
     let matches = Match { source: Some(only("10.0.0.0/24")), ..from_to(LAN_ZONE, WAN_ZONE) };
     let rule = NatRuleSpec::new("map", matches, NatKind::Netmap { from, to, side: NetmapSide::Source });
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         for n in 2..20 {
             let (inside, outside) = (format!("10.0.0.{n}"), format!("192.0.2.{n}"));
             let out = lab.passes(LAN, &tcp(&inside, 4000, SERVER, 443, SYN, 1, 0, b""), WAN);
@@ -281,7 +270,7 @@ fn a_prefix_of_destinations_is_mapped() {
     let (from, to) = ("192.0.2.0/28".parse().expect("prefix"), "10.0.0.0/28".parse().expect("prefix"));
     let matches = Match { from: vec![WAN_ZONE], destination: Some(only("192.0.2.0/28")), ..Match::default() };
     let rule = NatRuleSpec::new("map", matches, NatKind::Netmap { from, to, side: NetmapSide::Destination });
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         let out = lab.passes(WAN, &udp(SERVER, 5000, "192.0.2.9", 53, b"q"), LAN);
         assert_eq!(out.flow(), "203.0.113.5:5000 > 10.0.0.9:53");
         assert_eq!(lab.passes(LAN, &udp(WEB, 53, SERVER, 5000, b"a"), WAN).src, ip("192.0.2.9"));
@@ -302,7 +291,7 @@ fn what_is_exempt_is_not_translated() {
         masquerade(),
         NatRuleSpec::new("web", public("198.51.100.1/32", 80..=80), web),
     ];
-    everywhere(with(rules), |lab| {
+    everywhere(translating(rules), |lab| {
         assert_eq!(lab.passes(LAN, &udp(HOST, 1000, "203.0.113.70", 53, b""), WAN).src, ip(HOST));
         assert_eq!(lab.passes(LAN, &udp(HOST, 1000, SERVER, 53, b""), WAN).src, ip(GATEWAY));
         assert_eq!(lab.passes(WAN, &udp(SERVER, 5000, GATEWAY, 80, b""), LAN).dst, ip(WEB));
@@ -317,7 +306,7 @@ fn a_forward_serves_clients_beside_the_server() {
     let forward = |destination: Option<&str>, hairpin| {
         let matches = Match { destination: destination.map(only), ..public("198.51.100.1/32", 8080..=8080) };
         let web = NatKind::Dnat { to: ip(WEB).into(), port: Some(ToPort::One(80)) };
-        with(vec![NatRuleSpec { hairpin, ..NatRuleSpec::new("web", matches, web) }, masquerade()])
+        translating(vec![NatRuleSpec { hairpin, ..NatRuleSpec::new("web", matches, web) }, masquerade()])
     };
     for destination in [Some("198.51.100.1/32"), None] {
         everywhere(forward(destination, Hairpin::Auto), |lab| {
@@ -341,7 +330,7 @@ fn a_forward_serves_clients_beside_the_server() {
 fn a_hairpin_opens_nothing_to_others() {
     let proxy = Match { from: vec![LAN_ZONE], proto: vec![proto::TCP], dport: vec![80..=80], ..Match::default() };
     let rule = NatRuleSpec::new("proxy", proxy, NatKind::Dnat { to: ip(WEB).into(), port: Some(ToPort::One(3128)) });
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         let up = lab.passes(WAN, &tcp(SERVER, 5000, GATEWAY, 80, SYN, 1, 0, b""), WAN_TWIN);
         assert_eq!(up.dport, 80);
     });
@@ -359,7 +348,7 @@ fn wan_address(address: Option<&str>) -> dataplane::api::FibSpec {
 
 #[test]
 fn a_masqueraded_connection_ends_with_its_address() {
-    everywhere(with(vec![masquerade()]), |lab| {
+    everywhere(translating(vec![masquerade()]), |lab| {
         for n in 0..6 {
             lab.passes(LAN, &udp(HOST, 4000 + n, SERVER, 53, b""), WAN);
         }
@@ -378,7 +367,7 @@ fn a_masqueraded_connection_ends_with_its_address() {
 
 #[test]
 fn an_address_that_joins_or_comes_first_ends_nothing() {
-    everywhere(with(vec![masquerade()]), |lab| {
+    everywhere(translating(vec![masquerade()]), |lab| {
         let before = lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
         let mut routes = wan_address(Some("198.51.100.2/24"));
         routes.addresses.push((1, "198.51.100.1/24".parse().expect("prefix")));
@@ -393,7 +382,7 @@ fn an_address_that_joins_or_comes_first_ends_nothing() {
 fn a_redirected_connection_ends_with_its_address() {
     let matches = Match { from: vec![WAN_ZONE], proto: vec![proto::UDP], dport: vec![53..=53], ..Match::default() };
     let rule = NatRuleSpec::new("dns", matches, NatKind::Redirect { port: Some(ToPort::One(5353)) });
-    everywhere(with(vec![rule]), |lab| {
+    everywhere(translating(vec![rule]), |lab| {
         assert_eq!(lab.passes(WAN, &udp(SERVER, 4000, "192.0.2.9", 53, b""), WAN_TWIN).dst, ip(GATEWAY));
         lab.reroute(wan_address(Some("198.51.100.2/24")));
         assert_eq!(sweep(lab), 0);
@@ -415,19 +404,19 @@ fn sweep(lab: &mut Lab) -> u64 {
 #[test]
 fn a_reload_ends_what_it_translates_otherwise_where_a_rule_says_so() {
     let snat = |to: &str, on_reload| NatRuleSpec { on_reload, ..to_wan(NatKind::Snat { to: ip(to).into() }) };
-    let first = || with(vec![snat("198.51.100.7", OnReload::Keep)]);
+    let first = || translating(vec![snat("198.51.100.7", OnReload::Keep)]);
     for (before, after, ends) in [
         (OnReload::Keep, OnReload::Keep, false),
         (OnReload::End, OnReload::Keep, true),
         (OnReload::Keep, OnReload::End, true),
     ] {
-        everywhere(with(vec![snat("198.51.100.7", before)]), |lab| {
+        everywhere(translating(vec![snat("198.51.100.7", before)]), |lab| {
             for n in 0..5 {
                 lab.passes(LAN, &udp(HOST, 4000 + n, SERVER, 53, b""), WAN);
             }
-            lab.reload(with(vec![snat("198.51.100.7", before)]));
+            lab.reload(translating(vec![snat("198.51.100.7", before)]));
             assert_eq!(sweep(lab), 5, "the same translation is no other one");
-            lab.reload(with(vec![snat("198.51.100.8", after)]));
+            lab.reload(translating(vec![snat("198.51.100.8", after)]));
             lab.changed();
             if ends {
                 lab.refuses(LAN, &udp(HOST, 4000, SERVER, 53, b""), DropReason::NatReload);
@@ -443,22 +432,22 @@ fn a_reload_ends_what_it_translates_otherwise_where_a_rule_says_so() {
     }
     // Rules that go: what they said of their connections holds.
     for (on_reload, kept) in [(OnReload::Keep, 1), (OnReload::End, 0)] {
-        everywhere(with(vec![snat("198.51.100.7", on_reload)]), |lab| {
+        everywhere(translating(vec![snat("198.51.100.7", on_reload)]), |lab| {
             lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
-            lab.reload(with(Vec::new()));
+            lab.reload(translating(Vec::new()));
             assert_eq!(sweep(lab), kept);
         });
     }
     // And what was not translated before.
-    everywhere(with(Vec::new()), |lab| {
+    everywhere(translating(Vec::new()), |lab| {
         lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
-        lab.reload(with(vec![snat("198.51.100.7", OnReload::End)]));
+        lab.reload(translating(vec![snat("198.51.100.7", OnReload::End)]));
         assert_eq!(sweep(lab), 0);
     });
     everywhere(first(), |lab| {
         lab.passes(LAN, &udp(HOST, 4000, SERVER, 53, b""), WAN);
         let pool = pool(&[("198.51.100.5", "198.51.100.9")]);
-        lab.reload(with(vec![NatRuleSpec { on_reload: OnReload::End, ..to_wan(NatKind::Snat { to: pool }) }]));
+        lab.reload(translating(vec![NatRuleSpec { on_reload: OnReload::End, ..to_wan(NatKind::Snat { to: pool }) }]));
         assert_eq!(sweep(lab), 1, "its address is one of the pool");
     });
 }
@@ -468,7 +457,7 @@ fn a_reload_ends_forwards_that_lead_elsewhere() {
     let web = |to: &str, port| {
         let kind = NatKind::Dnat { to: ip(to).into(), port: Some(ToPort::One(port)) };
         let rule = NatRuleSpec::new("web", public("198.51.100.1/32", 8080..=8080), kind);
-        with(vec![NatRuleSpec { on_reload: OnReload::End, ..rule }])
+        translating(vec![NatRuleSpec { on_reload: OnReload::End, ..rule }])
     };
     everywhere(web(WEB, 80), |lab| {
         for (policy, kept) in [(web(WEB, 80), 1), (web(WEB, 81), 0), (web("10.0.0.8", 81), 0)] {
@@ -499,7 +488,7 @@ fn a_reload_of_the_same_rules_ends_nothing() {
         end(NatRuleSpec::new("both", public("198.51.100.1/32", 8081..=8081), twice)),
         end(NatRuleSpec { ports: Some(2000..=2999), ..to_wan(pooled) }),
     ];
-    everywhere(with(rules.clone()), |lab| {
+    everywhere(translating(rules.clone()), |lab| {
         for n in 0..6 {
             lab.passes(LAN, &udp("10.0.0.20", 4000 + n, SERVER, 443, b""), WAN);
             lab.passes(LAN, &udp(HOST, 4000 + n, SERVER, 443, b""), WAN);
@@ -516,7 +505,7 @@ fn a_reload_of_the_same_rules_ends_nothing() {
         let all = lab.entries() as u64;
         assert_eq!(all, 66);
         for _ in 0..2 {
-            lab.reload(with(rules.clone()));
+            lab.reload(translating(rules.clone()));
             assert_eq!(sweep(lab), all);
         }
         lab.reroute(fib());

@@ -46,25 +46,7 @@ fn forwarded() -> PolicySpec {
 }
 
 fn made_by_hand(original: Tuple, reply: Tuple) -> ConnSpec {
-    ConnSpec {
-        original,
-        reply,
-        state: None,
-        timeout_s: 30,
-        replied: false,
-        assured: false,
-        expected: false,
-        mark: 0,
-        helper: None,
-        sides: None,
-        timeout_policy: 0,
-        age_ms: 0,
-        packets: [1, 0],
-        bytes: [40, 0],
-        interface: 1,
-        local: false,
-        judge: false,
-    }
+    ConnSpec { timeout_s: 30, ..made(original, reply) }
 }
 
 impl One {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use common::lab::*;
 use common::pkt::*;
 use dataplane::api::DropReason;
-use dataplane::api::command::{Command, ConnFilter, ConnSpec};
+use dataplane::api::command::{Command, ConnFilter};
 use dataplane::api::policy::*;
 use dataplane::api::rules::RuleCounters;
 use dataplane::api::stats::HandoverCause;
@@ -280,25 +280,7 @@ impl World {
         let (src, port) = (self.dice.of(&OUTSIDE), self.dice.of(&[4000, 4001, 4002, 4003]));
         let asks = self.dice.of(&[8080, 8081, 8082, 8083]);
         let original = tuple(src, port, GATEWAY, asks, proto::UDP);
-        let spec = ConnSpec {
-            original,
-            reply: tuple(WEB, 80, src, port, proto::UDP),
-            state: None,
-            timeout_s: 1,
-            replied: false,
-            assured: false,
-            expected: false,
-            mark: 0,
-            helper: None,
-            sides: None,
-            timeout_policy: 0,
-            age_ms: 0,
-            packets: [1, 0],
-            bytes: [40, 0],
-            interface: 1,
-            local: false,
-            judge: false,
-        };
+        let spec = made(original, tuple(WEB, 80, src, port, proto::UDP));
         let home = self.lab.home(&original);
         self.lab.tell(home, Command::Create { conns: vec![spec], refused: Vec::with_capacity(1) });
     }

@@ -49,6 +49,11 @@ impl NatRuleSpec {
             on_reload: OnReload::Keep,
         }
     }
+
+    /// Whether the source becomes an address of the interface that packets leave by.
+    pub const fn masquerades(&self) -> bool {
+        matches!(self.kind, NatKind::Masquerade | NatKind::Twice { source: None, .. })
+    }
 }
 
 /// What a NAT rule translates.

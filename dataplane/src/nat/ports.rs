@@ -198,10 +198,10 @@ impl Ports {
             return self.choose(&Wish { keep: false, anyones: true, ..*wish }, steer, |t| !can(t));
         }
         let (low, high) = wish.range();
-        let start = within(self.random.next(), low, high.max(low));
         if low > high {
             return None;
         }
+        let start = within(self.random.next(), low, high);
         let next = |n: u32| u16::try_from(u32::from(start - low).wrapping_add(n) % (u32::from(high - low) + 1));
         let candidates = (0..MAX_TRIES).filter_map(|n| Some(with(reply, low + next(n).ok()?)));
         candidates.into_iter().find(|t| !steer.is_home(t) && can(t))

@@ -132,11 +132,10 @@ impl Path {
         };
         let source = self.source_of(seen, original, destination, in_port, egress);
         let source_rule = source.rule().and_then(|n| self.policy.nat_rule(n));
-        let masquerades = |r: &NatRuleSpec| matches!(r.kind, NatKind::Masquerade | NatKind::Twice { source: None, .. });
         let same_source = match (source, source_rule) {
             (_, Some(rule)) => {
                 let own = self.fib.masquerade(egress.interface(), hop.next, reply.src);
-                let address = match masquerades(rule) {
+                let address = match rule.masquerades() {
                     true => self.fib.is_on(egress.interface(), reply.dst),
                     false => Sources::of(rule, original, own).is_some_and(|s| s.contains(reply.dst)),
                 };
@@ -151,7 +150,7 @@ impl Path {
         for rule in destination_rule.into_iter().chain(source_rule) {
             bound.set(bound_by(rule));
         }
-        if source_rule.is_some_and(masquerades) {
+        if source_rule.is_some_and(NatRuleSpec::masquerades) {
             bound.set(Flags::MASQUERADED);
         }
         Ruled {

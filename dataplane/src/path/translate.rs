@@ -142,7 +142,7 @@ impl Path {
                     kept().filter(|t| range.is_none_or(|(low, high)| (low..=high).contains(&t.id())))
                 }
                 // Ports are mapped one to one as well, wherever replies then arrive.
-                _ if netmap && kept().is_some() => kept(),
+                _ if netmap => kept().or_else(|| ports.choose(&wish(reply), steer, taken)),
                 _ => ports.choose(&wish(reply), steer, taken),
             };
             n += 1;
@@ -168,7 +168,7 @@ impl Path {
         u.reply = reply;
         if let Some(rule) = rule {
             u.bound.set(bound_by(rule));
-            if matches!(rule.kind, NatKind::Masquerade | NatKind::Twice { source: None, .. }) {
+            if rule.masquerades() {
                 u.bound.set(Flags::MASQUERADED);
             }
         }

@@ -9,7 +9,6 @@
 //! says: where RSS would bring them, or at any worker.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -17,9 +16,9 @@ use dataplane::api::command::{Command, ConnFilter, ConnView, Event, ExpectView, 
 use dataplane::api::policy::*;
 use dataplane::api::rules::RuleCounters;
 use dataplane::api::stats::{CtEvent, HandoverCause, IcmpErrorKind, WorkerStats};
-use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate, RouteSpec, RouteTarget};
+use dataplane::api::{DropReason, Fib, FibSpec, NeighbourUpdate};
 use dataplane::conntrack::conn::Flags;
-use dataplane::conntrack::tuple::{Direction, Tuple, proto};
+use dataplane::conntrack::tuple::{Direction, Tuple};
 use dataplane::conntrack::{ConnId, Scan};
 use dataplane::defrag;
 use dataplane::io::mem::{MemBuf, MemIo, Pool};
@@ -32,13 +31,12 @@ use dataplane::time::Nanos;
 use dataplane::worker::{Worker, WorkerSetup};
 
 use super::pkt::{Pkt, Seen};
+pub use super::rules::*;
 
 pub const LAN: PortIdx = PortIdx::wire(0);
 pub const WAN: PortIdx = PortIdx::wire(1);
 pub const LAN_TWIN: PortIdx = PortIdx::twin(0);
 pub const WAN_TWIN: PortIdx = PortIdx::twin(1);
-pub const LAN_ZONE: ZoneId = ZoneId(1);
-pub const WAN_ZONE: ZoneId = ZoneId(2);
 pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 /// The station behind every neighbour address of the lab is `HOST_MAC` with the interface in the last byte.
@@ -136,111 +134,6 @@ pub struct Lab {
     generation: u64,
     conntrack_max: usize,
     before: BTreeMap<String, u64>,
-}
-
-/// A policy of the lab's zones: what tests add rules to.
-pub fn policy() -> PolicySpec {
-    PolicySpec {
-        generation: 1,
-        zones: vec!["local".into(), "lan".into(), "wan".into()],
-        interface_zones: vec![LAN_ZONE, WAN_ZONE],
-        interface_ct_zones: Vec::new(),
-        interface_mss: Vec::new(),
-        raw: Vec::new(),
-        nat: Vec::new(),
-        rules: Vec::new(),
-        default: Action::Drop,
-        conntrack: ConntrackSpec::default(),
-    }
-}
-
-pub fn rule(name: &str, matches: Match, action: Action) -> RuleSpec {
-    RuleSpec { name: name.into(), matches, action, log: false, set_mark: None, timeout_policy: 0 }
-}
-
-pub fn state(states: &[CtState]) -> Match {
-    Match { state: states.to_vec(), ..Match::default() }
-}
-
-pub fn from_to(from: ZoneId, to: ZoneId) -> Match {
-    Match { from: vec![from], to: vec![to], ..Match::default() }
-}
-
-/// Exactly these addresses.
-pub fn only(prefix: &str) -> AddrMatch {
-    AddrMatch { negate: false, set: Arc::new(AddrSet::new([prefix.parse().expect("prefix")], [])) }
-}
-
-/// Established and related pass, invalid does not, lan may open connections to wan.
-pub fn usual() -> PolicySpec {
-    let mut p = policy();
-    p.rules = vec![
-        rule("established", state(&[CtState::Established, CtState::Related]), Action::Accept),
-        rule("invalid", state(&[CtState::Invalid]), Action::Drop),
-        rule("lan-out", Match { state: vec![CtState::New], ..from_to(LAN_ZONE, WAN_ZONE) }, Action::Accept),
-    ];
-    p
-}
-
-pub fn masquerade() -> NatRuleSpec {
-    NatRuleSpec::new("out", from_to(LAN_ZONE, WAN_ZONE), NatKind::Masquerade)
-}
-
-/// DNAT of TCP and UDP port `dport` of 198.51.100.1 to `to_address`:`to_port`, with the rule that lets it in.
-pub fn dnat(spec: &mut PolicySpec, dport: u16, to_address: &str, to_port: Option<u16>) {
-    spec.nat.push(NatRuleSpec {
-        name: format!("dnat-{dport}"),
-        matches: Match {
-            from: vec![WAN_ZONE],
-            proto: vec![proto::TCP, proto::UDP],
-            dport: vec![dport..=dport],
-            destination: Some(AddrMatch {
-                negate: false,
-                set: Arc::new(AddrSet::new(["198.51.100.1/32".parse().expect("prefix")], [])),
-            }),
-            ..Match::default()
-        },
-        kind: NatKind::Dnat { to: ip(to_address).into(), port: to_port.map(ToPort::One) },
-        ..masquerade()
-    });
-    spec.rules.push(rule(
-        &format!("dnat-{dport}"),
-        Match { state: vec![CtState::New], ..from_to(WAN_ZONE, LAN_ZONE) },
-        Action::Accept,
-    ));
-}
-
-/// Has `kind` watch TCP (or for TFTP UDP) connections to port `dport`.
-pub fn helped(mut spec: PolicySpec, kind: HelperKind, dport: u16) -> PolicySpec {
-    let matches = Match { proto: vec![kind.proto()], dport: vec![dport..=dport], ..Match::default() };
-    spec.conntrack.helpers.push(HelperRuleSpec { kind, matches });
-    spec
-}
-
-/// The lab's routes and addresses.
-pub fn fib() -> FibSpec {
-    let net = |s: &str| s.parse().expect("prefix");
-    let via = |interface, gateway: Option<&str>| RouteTarget::Via {
-        interface,
-        gateway: gateway.map(|g| g.parse().expect("address")),
-    };
-    FibSpec {
-        routes: vec![
-            RouteSpec { prefix: net("10.0.0.0/24"), target: via(0, None) },
-            RouteSpec { prefix: net("198.51.100.0/24"), target: via(1, None) },
-            RouteSpec { prefix: net("0.0.0.0/0"), target: via(1, Some("198.51.100.254")) },
-            RouteSpec { prefix: net("fd00:1::/64"), target: via(0, None) },
-            RouteSpec { prefix: net("2001:db8::/64"), target: via(1, None) },
-            RouteSpec { prefix: net("::/0"), target: via(1, Some("2001:db8::fe")) },
-        ],
-        others: Vec::new(),
-        addresses: vec![
-            (0, net("10.0.0.1/24")),
-            (1, net("198.51.100.1/24")),
-            (0, net("fd00:1::1/64")),
-            (1, net("2001:db8::1/64")),
-        ],
-    }
 }
 
 impl Lab {
@@ -795,10 +688,6 @@ fn rss(bytes: &[u8], port: PortIdx) -> Option<u32> {
         Ok(Parsed::Ip(p)) => Some(steer::toeplitz(&p.tuple)),
         _ => None,
     }
-}
-
-pub fn ip(s: &str) -> IpAddr {
-    s.parse().expect("address")
 }
 
 pub fn tuple(src: &str, sport: u16, dst: &str, dport: u16, proto: u8) -> Tuple {

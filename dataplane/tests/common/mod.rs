@@ -12,6 +12,7 @@ pub mod pkt;
 pub mod pptp;
 pub mod reassembly;
 pub mod right;
+pub mod rules;
 pub mod session;
 pub mod talk;
 pub mod ways;
