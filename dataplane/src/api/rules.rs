@@ -76,8 +76,14 @@ impl RuleCounters {
     /// Counts a packet of `bytes` bytes on `counter`, which [`Self::of`] has given; one that does not exist counts nothing.
     #[inline]
     pub fn count(&self, counter: u32, bytes: u64) {
-        if let Some((packets, total)) = self.counters.get(counter as usize) {
-            packets.add(1);
+        self.count_many(counter, 1, bytes);
+    }
+
+    /// Counts `packets` packets of `bytes` bytes together, as [`Self::count`] does one.
+    #[inline]
+    pub fn count_many(&self, counter: u32, packets: u64, bytes: u64) {
+        if let Some((count, total)) = self.counters.get(counter as usize) {
+            count.add(packets);
             total.add(bytes);
         }
     }

@@ -321,7 +321,13 @@ impl WorkerStats {
     /// Counts one classified packet.
     #[inline]
     pub fn classify(&self, state: CtState, direction: Direction) {
-        self.classified[state as usize][direction.index()].add(1);
+        self.classify_many(state, direction, 1);
+    }
+
+    /// Counts `n` classified packets.
+    #[inline]
+    pub fn classify_many(&self, state: CtState, direction: Direction, n: u64) {
+        self.classified[state as usize][direction.index()].add(n);
     }
 
     /// Counts one packet handed over.

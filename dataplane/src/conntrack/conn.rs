@@ -5,7 +5,7 @@
 //! leaves nothing behind. *Threads*: the owner's worker alone.
 //! *Sources*: `linux/include/net/netfilter/nf_conntrack.h`.
 
-use super::l4::L4State;
+use super::l4::{L4Head, L4State};
 use super::timer::Link;
 use super::tuple::{Direction, Tuple};
 use crate::api::policy::HelperKind;
@@ -52,6 +52,12 @@ impl Cached {
     /// Whether the rule that decided accepts.
     pub const fn accepts(&self) -> bool {
         self.decision & 1 == 1
+    }
+
+    /// Whether this is about packets of class `state` and accepts them.
+    #[inline]
+    pub const fn accepts_class(&self, state: CtState) -> bool {
+        self.decision & 15 == (state as u32) << 1 | 1
     }
 
     /// Whether this is about packets of class `state`.
@@ -113,6 +119,16 @@ impl Flags {
         self.0 & f.0 != 0
     }
 
+    /// These and `f`.
+    pub const fn with(self, f: Self) -> Self {
+        Self(self.0 | f.0)
+    }
+
+    /// Of these, those that are in `f`.
+    pub const fn only(self, f: Self) -> Self {
+        Self(self.0 & f.0)
+    }
+
     /// Whether all of `f` are set.
     pub const fn has(self, f: Self) -> bool {
         self.0 & f.0 == f.0
@@ -136,54 +152,61 @@ const COARSE: u32 = 26;
 
 /// A point in time, kept in four bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Coarse(u32);
+pub struct Coarse(u32);
 
 impl Coarse {
     /// The first such point that is not before `t`: what was set for some seconds is shown as that.
-    fn at(t: Nanos) -> Self {
+    #[inline]
+    pub fn at(t: Nanos) -> Self {
         Self(u32::try_from(t.0.div_ceil(1 << COARSE)).unwrap_or(u32::MAX))
     }
 
-    fn nanos(self) -> Nanos {
+    /// That point.
+    #[inline]
+    pub fn nanos(self) -> Nanos {
         Nanos(u64::from(self.0) << COARSE)
     }
 }
 
 /// A confirmed connection, without its tuples (the table keeps those beside it).
+///
+/// With two IPv4 tuples before it the first cache line ends in front of `bytes`.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub struct Conn {
     deadline: Coarse,
     /// When it was confirmed, in the same units; before the process's start where a saved table says so.
     start: i32,
-    /// 48 bits each, by direction: at a hundred million a second they last a month.
-    packets: [[u16; 3]; 2],
-    /// Bytes of IP packets, original and reply.
-    pub bytes: [u64; 2],
-    /// What was found out per direction.
-    pub cache: [Cached; 2],
     /// The policy epoch in which the connection as a whole was last accepted.
     pub judged: u32,
-    /// The connection's mark: set by rules and by the operator, matched by rules.
-    pub mark: u32,
     /// The port that its first packet came in by.
     pub in_port: PortIdx,
     /// What has happened to it.
     pub flags: Flags,
+    /// The state that its protocol's tracker has it in; what else that knows lies apart, in the table.
+    pub l4: L4Head,
+    /// Its place in the timer wheel.
+    pub link: Link,
     /// Index of its timeout policy, from 1; 0 for the general timeouts.
     pub timeout_policy: u8,
     /// In which set of limits it is counted; 0 for none.
     pub counted: u8,
-    /// What its protocol's tracker knows.
-    pub l4: L4State,
-    /// Its place in the timer wheel.
-    pub link: Link,
+    /// Bytes of IP packets, original and reply.
+    pub bytes: [u64; 2],
+    /// What was found out per direction.
+    pub cache: [Cached; 2],
+    /// The lower 32 bits of 48 each, by direction: at a hundred million a second they last a month.
+    packets: [u32; 2],
+    packets_high: [u16; 2],
+    /// The connection's mark: set by rules and by the operator, matched by rules.
+    pub mark: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 144, "176 bytes with both IPv4 tuples");
+const _: () = assert!(size_of::<Conn>() <= 96, "128 bytes with both IPv4 tuples: two cache lines");
 
 impl Conn {
     /// A connection that starts at `now` and expires after `timeout`.
-    pub fn new(l4: L4State, timeout: Nanos, in_port: PortIdx, now: Nanos) -> Self {
+    pub fn new(l4: L4Head, timeout: Nanos, in_port: PortIdx, now: Nanos) -> Self {
         let start = i32::try_from(now.0 >> COARSE).unwrap_or(i32::MAX);
         Self { deadline: Coarse::at(now + timeout), start, in_port, l4, ..Self::default() }
     }
@@ -199,6 +222,22 @@ impl Conn {
     pub fn set_deadline(&mut self, t: Nanos) -> bool {
         let old = std::mem::replace(&mut self.deadline, Coarse::at(t));
         self.deadline.0 < old.0
+    }
+
+    /// It expires then if nothing comes; `false`, and nothing changed, where that is sooner than before.
+    #[inline(always)]
+    pub const fn extend(&mut self, deadline: Coarse) -> bool {
+        let later = deadline.0 >= self.deadline.0;
+        if later {
+            self.deadline = deadline;
+        }
+        later
+    }
+
+    /// Whether it expires at `now` or has: rounded down, that is all that counts.
+    #[inline(always)]
+    pub const fn is_over(&self, now: Nanos) -> bool {
+        self.deadline.0 as u64 <= now.0 >> COARSE
     }
 
     /// How long ago it was confirmed, to 67 ms.
@@ -220,17 +259,15 @@ impl Conn {
 
     /// Packets, original and reply.
     pub fn packets(&self) -> [u64; 2] {
-        self.packets.map(|[hi, mid, lo]| u64::from(hi) << 32 | u64::from(mid) << 16 | u64::from(lo))
+        [0, 1].map(|d| u64::from(self.packets_high[d]) << 32 | u64::from(self.packets[d]))
     }
 
     /// Gives a connection of a saved table what it had; `age` is cut to four and a half years.
     pub fn restore(&mut self, age: Nanos, now: Nanos, packets: [u64; 2], bytes: [u64; 2]) {
         let start = (i128::from(now.0) - i128::from(age.0)) >> COARSE;
         self.start = i32::try_from(start).unwrap_or(if start < 0 { i32::MIN } else { i32::MAX });
-        self.packets = packets.map(|n| {
-            let [_, hi, mid, lo] = [48, 32, 16, 0].map(|shift| u16::try_from(n >> shift & 0xffff).unwrap_or(0));
-            [hi, mid, lo]
-        });
+        self.packets = packets.map(|n| (n & 0xffff_ffff) as u32);
+        self.packets_high = packets.map(|n| (n >> 32 & 0xffff) as u16);
         self.bytes = bytes;
     }
 
@@ -243,11 +280,9 @@ impl Conn {
     #[inline]
     pub fn account(&mut self, direction: Direction, bytes: u32) {
         let i = direction.index();
-        let [hi, mid, lo] = &mut self.packets[i];
-        *lo = lo.wrapping_add(1);
-        if *lo == 0 {
-            *mid = mid.wrapping_add(1);
-            *hi = hi.wrapping_add(u16::from(*mid == 0));
+        self.packets[i] = self.packets[i].wrapping_add(1);
+        if self.packets[i] == 0 {
+            self.packets_high[i] = self.packets_high[i].wrapping_add(1);
         }
         self.bytes[i] = self.bytes[i].wrapping_add(u64::from(bytes));
     }

@@ -22,10 +22,8 @@ const LOAD_PERCENT: usize = 80;
 #[derive(Clone, Debug, Default)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// 0 where the way is empty.
-    tags: [u8; WAYS],
-    /// How many values found this bucket full and lie in another.
-    passed: u32,
+    /// 0 where the way is empty; behind them, how many values found this bucket full and lie in another.
+    head: [u8; WAYS + 4],
     values: [u32; WAYS],
 }
 
@@ -35,9 +33,18 @@ impl Bucket {
     /// Bit `i` is set where way `i` has tag `tag`.
     #[inline]
     fn matches(&self, tag: u8) -> u32 {
-        let mut tags = [0; 16];
-        tags[..WAYS].copy_from_slice(&self.tags);
-        matching_bytes(tags, tag) & ((1 << WAYS) - 1)
+        matching_bytes(self.head, tag) & ((1 << WAYS) - 1)
+    }
+
+    #[inline]
+    fn passed(&self) -> u32 {
+        let [.., a, b, c, d] = self.head;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    fn pass(&mut self, change: i32) {
+        let passed = self.passed().wrapping_add_signed(change);
+        self.head[WAYS..].copy_from_slice(&passed.to_ne_bytes());
     }
 }
 
@@ -95,7 +102,7 @@ impl Index {
                 }
                 mask &= mask - 1;
             }
-            if bucket.passed == 0 {
+            if bucket.passed() == 0 {
                 return None;
             }
             i = self.next(i, hash);
@@ -114,11 +121,11 @@ impl Index {
             let free = self.buckets[i].matches(0);
             if free != 0 {
                 let way = free.trailing_zeros() as usize;
-                self.buckets[i].tags[way] = tag(hash);
+                self.buckets[i].head[way] = tag(hash);
                 self.buckets[i].values[way] = value;
                 let mut passed = home;
                 for _ in 0..probes {
-                    self.buckets[passed].passed += 1;
+                    self.buckets[passed].pass(1);
                     passed = self.next(passed, hash);
                 }
                 return Ok(());
@@ -137,17 +144,17 @@ impl Index {
             while mask != 0 {
                 let way = mask.trailing_zeros() as usize;
                 if self.buckets[i].values[way] == value {
-                    self.buckets[i].tags[way] = 0;
+                    self.buckets[i].head[way] = 0;
                     let mut passed = home;
                     for _ in 0..probes {
-                        self.buckets[passed].passed -= 1;
+                        self.buckets[passed].pass(-1);
                         passed = self.next(passed, hash);
                     }
                     return true;
                 }
                 mask &= mask - 1;
             }
-            if self.buckets[i].passed == 0 {
+            if self.buckets[i].passed() == 0 {
                 return false;
             }
             i = self.next(i, hash);
@@ -233,7 +240,7 @@ mod tests {
             for (h, v) in model {
                 prop_assert!(index.remove(h, v));
             }
-            prop_assert!(index.buckets.iter().all(|b| b.passed == 0 && b.tags == [0; WAYS]));
+            prop_assert!(index.buckets.iter().all(|b| b.head == [0; WAYS + 4]));
         }
     }
 

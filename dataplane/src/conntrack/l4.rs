@@ -6,7 +6,7 @@
 
 use super::gre;
 use super::sctp::{SctpState, SctpTrack};
-use super::tcp::{self, TcpState, TcpTrack};
+use super::tcp::{self, TcpHead, TcpState, TcpTrack};
 use super::timeouts::Timeouts;
 use super::tuple::{Direction, proto};
 use super::udp::{self, UdpTrack};
@@ -30,7 +30,39 @@ pub enum L4State {
     Plain,
 }
 
-const _: () = assert!(size_of::<L4State>() <= 52);
+/// Words of an [`L4Body`].
+pub const BODY_WORDS: usize = 12;
+
+/// What a table keeps of a tracker's state beside the connection: the part that says which state it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum L4Head {
+    /// TCP.
+    Tcp(TcpHead),
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp(SctpState),
+    /// A protocol without a state of its own.
+    #[default]
+    Plain,
+}
+
+const _: () = assert!(size_of::<L4Head>() <= 4);
+
+/// The rest of it, which a table keeps apart from what every packet needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct L4Body(pub(super) [u32; BODY_WORDS]);
+
+impl L4Head {
+    /// The protocol's name of its state; `None` where it has none.
+    pub const fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Tcp(head) => Some(head.state().name()),
+            Self::Sctp(state) => Some(state.name()),
+            Self::Udp | Self::Plain => None,
+        }
+    }
+}
 
 /// What a tracker may look at besides the packet.
 #[derive(Clone, Copy, Debug)]
@@ -151,12 +183,31 @@ impl L4State {
         }
     }
 
-    /// The protocol's name of its state; `None` where it has none.
-    pub const fn name(&self) -> Option<&'static str> {
+    /// As it is kept, in two places.
+    #[inline]
+    pub fn split(&self) -> (L4Head, L4Body) {
         match self {
-            Self::Tcp(track) => Some(track.state().name()),
-            Self::Sctp(track) => Some(track.state().name()),
-            Self::Udp(_) | Self::Plain => None,
+            Self::Tcp(track) => {
+                let (head, body) = track.split();
+                (L4Head::Tcp(head), body)
+            }
+            Self::Udp(track) => (L4Head::Udp, track.body()),
+            Self::Sctp(track) => {
+                let (state, body) = track.split();
+                (L4Head::Sctp(state), body)
+            }
+            Self::Plain => (L4Head::Plain, L4Body::default()),
+        }
+    }
+
+    /// What was kept.
+    #[inline]
+    pub fn join(head: L4Head, body: &L4Body) -> Self {
+        match head {
+            L4Head::Tcp(head) => Self::Tcp(TcpTrack::join(head, body)),
+            L4Head::Udp => Self::Udp(UdpTrack::of_body(body)),
+            L4Head::Sctp(state) => Self::Sctp(SctpTrack::join(state, body)),
+            L4Head::Plain => Self::Plain,
         }
     }
 

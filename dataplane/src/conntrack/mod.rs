@@ -9,6 +9,7 @@
 
 pub mod conn;
 pub mod expect;
+pub mod fast;
 pub mod gre;
 pub mod index;
 pub mod l4;
@@ -23,7 +24,7 @@ pub mod tuple;
 pub mod udp;
 
 use self::conn::{Conn, Flags, Unconfirmed};
-use self::l4::{Context, Step};
+use self::l4::{Context, L4Body, L4State, Step};
 use self::table::{InsertError, Table};
 use self::timer::{Link, Timers, Wheel};
 use self::tuple::{Direction, Key, Key4, Key6, Tuple};
@@ -82,7 +83,7 @@ pub enum Tracked {
 
 /// The connections of both IP versions.
 #[derive(Debug)]
-struct Tables {
+pub struct Tables {
     v4: Table<Key4>,
     v6: Table<Key6>,
 }
@@ -94,6 +95,12 @@ impl Tables {
 
     fn conn_mut(&mut self, id: ConnId) -> &mut Conn {
         if id.is_v6() { &mut self.v6.entry_mut(id.slot()).conn } else { &mut self.v4.entry_mut(id.slot()).conn }
+    }
+}
+
+impl Tables {
+    fn both_mut(&mut self, id: ConnId) -> (&mut Conn, &mut L4Body) {
+        if id.is_v6() { self.v6.both_mut(id.slot()) } else { self.v4.both_mut(id.slot()) }
     }
 }
 
@@ -240,7 +247,7 @@ impl Conntrack {
 
     /// A packet of a known connection.
     fn follow(&mut self, p: &Packet, id: ConnId, direction: Direction, spec: &ConntrackSpec, now: Nanos) -> Tracked {
-        let conn = self.tables.conn_mut(id);
+        let (conn, body) = self.tables.both_mut(id);
         let context = Context {
             spec,
             timeouts: spec.timeouts_of(conn.timeout_policy),
@@ -250,7 +257,10 @@ impl Conntrack {
             remaining: conn.deadline().since(now),
             now,
         };
-        let (timeout, assured, end, changed) = match conn.l4.step(p, &context) {
+        let mut l4 = L4State::join(conn.l4, body);
+        let step = l4.step(p, &context);
+        (conn.l4, *body) = l4.split();
+        let (timeout, assured, end, changed) = match step {
             Step::Pass { timeout, assured, end, changed } => (timeout, assured, end, changed),
             Step::Invalid(reason) => return Tracked::Invalid(reason),
             Step::InvalidShortens { reason, timeout } => {
@@ -310,7 +320,8 @@ impl Conntrack {
         if self.count >= self.max {
             return Err(InsertError::Full);
         }
-        let mut conn = Conn::new(u.l4, u.timeout, u.in_port, now);
+        let (head, body) = u.l4.split();
+        let mut conn = Conn::new(head, u.timeout, u.in_port, now);
         conn.mark = u.mark;
         conn.timeout_policy = u.timeout_policy;
         if let Some(bytes) = bytes {
@@ -327,9 +338,9 @@ impl Conntrack {
             conn.flags.set(Flags::EXPECTED);
         }
         let id = if u.original.is_ipv4() {
-            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], conn)?)
+            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], conn, body)?)
         } else {
-            ConnId(self.tables.v6.insert([Key6::pack(&u.original), Key6::pack(&u.reply)], conn)? | ConnId::V6)
+            ConnId(self.tables.v6.insert([Key6::pack(&u.original), Key6::pack(&u.reply)], conn, body)? | ConnId::V6)
         };
         self.count += 1;
         self.wheel.file(id, &mut self.tables);

@@ -30,7 +30,7 @@
 //!
 //! [`SctpChunks::MAX`]: crate::packet::SctpChunks::MAX
 
-use super::l4::{Context, Step};
+use super::l4::{BODY_WORDS, Context, L4Body, Step};
 use super::timeouts::Timeouts;
 use super::tuple::Direction;
 use crate::drop::DropReason;
@@ -172,6 +172,31 @@ struct Walked {
 }
 
 impl SctpTrack {
+    /// The two parts that are kept in different places: its state, and the rest.
+    pub fn split(&self) -> (SctpState, L4Body) {
+        let mut words = [0; BODY_WORDS];
+        [words[0], words[1]] = self.vtags;
+        let stray = match self.stray {
+            None => 0,
+            Some(Direction::Original) => 1,
+            Some(Direction::Reply) => 2,
+        };
+        words[2] = self.init.iter().chain(&self.lenient).fold(stray, |bits, &b| bits << 1 | u32::from(b));
+        (self.state, L4Body(words))
+    }
+
+    /// What [`SctpTrack::split`] has taken apart.
+    pub fn join(state: SctpState, body: &L4Body) -> Self {
+        let [original, reply, bits, ..] = body.0;
+        let has = |n: u32| bits >> n & 1 == 1;
+        let stray = match bits >> 4 {
+            1 => Some(Direction::Original),
+            2 => Some(Direction::Reply),
+            _ => None,
+        };
+        Self { state, init: [has(3), has(2)], stray, lenient: [has(1), has(0)], vtags: [original, reply] }
+    }
+
     /// The connection that a packet out of nothing starts.
     ///
     /// # Errors

@@ -5,12 +5,14 @@
 
 use super::conn::{Conn, Flags};
 use super::index::Index;
+use super::l4::L4Body;
 use super::timer::Link;
 use super::tuple::{Direction, Key};
 use crate::cpu::{prefer_huge_pages, prefetch};
 
-/// Both tuples and the connection.
+/// Both tuples and the connection: what every packet needs, in whole cache lines.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Entry<K> {
     /// Original and reply tuple.
     pub keys: [K; 2],
@@ -18,7 +20,10 @@ pub struct Entry<K> {
     pub conn: Conn,
 }
 
-const _: () = assert!(size_of::<Entry<super::tuple::Key4>>() <= 176, "192 bytes with its share of the index");
+const _: () = assert!(
+    size_of::<Entry<super::tuple::Key4>>() + size_of::<L4Body>() <= 176,
+    "192 bytes with its share of the index"
+);
 
 /// Why an entry was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub enum InsertError {
 pub struct Table<K> {
     index: Index,
     entries: Vec<Entry<K>>,
+    /// By slot: what the protocols' trackers know, which not every packet needs.
+    bodies: Vec<L4Body>,
     free: u32,
     seed: ahash::RandomState,
 }
@@ -45,7 +52,9 @@ impl<K: Key> Table<K> {
     pub fn new(capacity: usize, seed: ahash::RandomState) -> Self {
         let mut entries = Vec::with_capacity(capacity);
         prefer_huge_pages(entries.spare_capacity_mut());
-        Self { index: Index::new(capacity * 2), entries, free: NONE, seed }
+        let mut bodies = Vec::with_capacity(capacity);
+        prefer_huge_pages(bodies.spare_capacity_mut());
+        Self { index: Index::new(capacity * 2), entries, bodies, free: NONE, seed }
     }
 
     /// The keyed hash of `key`.
@@ -68,16 +77,49 @@ impl<K: Key> Table<K> {
         {
             prefetch(&entry.keys);
             prefetch(&entry.conn);
-            prefetch(&entry.conn.link);
+            prefetch(&entry.conn.cache);
         }
+    }
+
+    /// The same, with what TCP's tracker knows; what the index has for `hash`, for [`Table::find_at`].
+    #[inline(always)]
+    pub fn prefetch_candidate(&self, hash: u64, tcp: bool) -> Option<u32> {
+        let value = self.index.candidate(hash)?;
+        let slot = (value >> 1) as usize;
+        if let Some(entry) = self.entries.get(slot) {
+            prefetch(&entry.keys);
+            prefetch(&entry.conn);
+            prefetch(&entry.conn.cache);
+        }
+        if tcp && let Some(body) = self.bodies.get(slot) {
+            prefetch(body);
+        }
+        Some(value)
+    }
+
+    /// The entry that has `key`, with its direction and what its tracker knows. Quicker than [`Table::find`] where `hint`, which the index had for `hash` a
+    /// moment ago, is right. It may have become wrong: the entry may be freed, and whoever asks must look whether it is live.
+    #[inline(always)]
+    pub fn find_at(&mut self, hint: u32, hash: u64, key: &K) -> Option<(Direction, &mut Entry<K>, &mut L4Body)> {
+        let mut value = hint;
+        let hinted = self.entries.get((hint >> 1) as usize);
+        if !hinted.is_some_and(|e| e.keys[(hint & 1) as usize] == *key) {
+            value = self.value(hash, key)?;
+        }
+        let slot = (value >> 1) as usize;
+        let direction = if value & 1 == 0 { Direction::Original } else { Direction::Reply };
+        Some((direction, self.entries.get_mut(slot)?, self.bodies.get_mut(slot)?))
+    }
+
+    /// What the index has for `key`: slot and direction.
+    fn value(&self, hash: u64, key: &K) -> Option<u32> {
+        self.index.find(hash, |v| self.entries.get((v >> 1) as usize).is_some_and(|e| e.keys[(v & 1) as usize] == *key))
     }
 
     /// Last pass: the entry that has `key`, and in which direction.
     #[inline]
     pub fn find(&self, hash: u64, key: &K) -> Option<(u32, Direction)> {
-        let value = self
-            .index
-            .find(hash, |v| self.entries.get((v >> 1) as usize).is_some_and(|e| e.keys[(v & 1) as usize] == *key))?;
+        let value = self.value(hash, key)?;
         Some((value >> 1, if value & 1 == 0 { Direction::Original } else { Direction::Reply }))
     }
 
@@ -85,7 +127,7 @@ impl<K: Key> Table<K> {
     ///
     /// # Errors
     /// [`InsertError`], and nothing changed.
-    pub fn insert(&mut self, keys: [K; 2], conn: Conn) -> Result<u32, InsertError> {
+    pub fn insert(&mut self, keys: [K; 2], conn: Conn, body: L4Body) -> Result<u32, InsertError> {
         let hashes = keys.map(|k| self.hash(&k));
         if (0..2).any(|d| self.find(hashes[d], &keys[d]).is_some()) {
             return Err(InsertError::Clash);
@@ -104,12 +146,17 @@ impl<K: Key> Table<K> {
         }
         let mut entry = Entry { keys, conn };
         entry.conn.flags.set(Flags::LIVE);
-        match self.entries.get_mut(slot as usize) {
-            Some(e) => {
+        match (self.entries.get_mut(slot as usize), self.bodies.get_mut(slot as usize)) {
+            (Some(e), Some(b)) => {
                 self.free = e.conn.link.next_free();
                 *e = entry;
+                *b = body;
             }
-            None => self.entries.push(entry), // within the capacity taken at start
+            // Within the capacity taken at start; both have the same slots.
+            _ => {
+                self.entries.push(entry);
+                self.bodies.push(body);
+            }
         }
         Ok(slot)
     }
@@ -169,6 +216,12 @@ impl<K: Key> Table<K> {
         &mut self.entries[slot as usize]
     }
 
+    /// The connection in `slot` and what its tracker knows, to write.
+    #[inline]
+    pub fn both_mut(&mut self, slot: u32) -> (&mut Conn, &mut L4Body) {
+        (&mut self.entries[slot as usize].conn, &mut self.bodies[slot as usize])
+    }
+
     /// How many slots were ever used: what a dump walks.
     pub fn slots(&self) -> u32 {
         // Invariant: `insert` refuses slots beyond u32.
@@ -180,9 +233,9 @@ impl<K: Key> Table<K> {
         self.entries.get(slot as usize).is_some_and(|e| e.conn.flags.has(Flags::LIVE))
     }
 
-    /// Bytes of index per capacity and of one entry.
+    /// Bytes of index per capacity and of one entry, all in.
     pub fn memory_per_connection(&self) -> usize {
-        self.index.memory() / self.entries.capacity().max(1) + size_of::<Entry<K>>()
+        self.index.memory() / self.entries.capacity().max(1) + size_of::<Entry<K>>() + size_of::<L4Body>()
     }
 }
 
@@ -202,8 +255,9 @@ mod tests {
     #[test]
     fn an_entry_is_found_by_its_new_reply_tuple_and_not_by_its_old() {
         let mut table: Table<Key4> = Table::new(8, ahash::RandomState::with_seeds(1, 2, 3, 4));
-        let slots: Vec<u32> =
-            (0..8).map(|n| table.insert([key(n), key(100 + n)], Conn::default()).expect("room")).collect();
+        let slots: Vec<u32> = (0..8)
+            .map(|n| table.insert([key(n), key(100 + n)], Conn::default(), L4Body::default()).expect("room"))
+            .collect();
         let find = |table: &Table<Key4>, k: Key4| table.find(table.hash(&k), &k);
         let mut replies: Vec<u16> = (100..108).collect();
         for n in 0..2000 {

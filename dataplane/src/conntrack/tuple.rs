@@ -207,6 +207,26 @@ impl Key for Key4 {
     }
 }
 
+impl Key4 {
+    /// The key of these addresses (source above destination) and ports (likewise), all in host byte order.
+    #[inline]
+    pub const fn new(addresses: u64, ports: u32, proto: u8, ct_zone: u16) -> Self {
+        Self { addresses, rest: (ct_zone as u64) << 40 | (ports as u64) << 8 | proto as u64 }
+    }
+
+    /// Source address above destination address.
+    #[inline]
+    pub const fn addresses(&self) -> u64 {
+        self.addresses
+    }
+
+    /// Source port above destination port, of a protocol that has some.
+    #[inline]
+    pub const fn ports(&self) -> u32 {
+        ports_of(self.rest)
+    }
+}
+
 /// IPv6 tuple in 40 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key6 {
@@ -236,6 +256,33 @@ impl Key for Key6 {
         let whole = |h: [u64; 2]| u128::from(h[0]) << 64 | u128::from(h[1]);
         seed.hash_one((whole(self.src), whole(self.dst), self.rest))
     }
+}
+
+impl Key6 {
+    /// The key of these addresses (source before destination) and ports (source above destination), all in host byte order.
+    #[inline]
+    pub const fn new([a, b, c, d]: [u64; 4], ports: u32, proto: u8, ct_zone: u16) -> Self {
+        let rest = (ct_zone as u64) << 40 | (ports as u64) << 8 | proto as u64;
+        Self { src: [a, b], dst: [c, d], rest }
+    }
+
+    /// Source address before destination address.
+    #[inline]
+    pub const fn addresses(&self) -> [u64; 4] {
+        let ([a, b], [c, d]) = (self.src, self.dst);
+        [a, b, c, d]
+    }
+
+    /// Source port above destination port, of a protocol that has some.
+    #[inline]
+    pub const fn ports(&self) -> u32 {
+        ports_of(self.rest)
+    }
+}
+
+#[inline]
+const fn ports_of(rest: u64) -> u32 {
+    (rest >> 8 & 0xffff_ffff) as u32
 }
 
 const fn halves(v: u128) -> [u64; 2] {

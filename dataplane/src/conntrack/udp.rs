@@ -8,7 +8,7 @@
 //! *Sources*: `linux/net/netfilter/nf_conntrack_proto_udp.c` (`nf_conntrack_udp_packet`,
 //! `nf_conntrack_udplite_packet`).
 
-use super::l4::{Context, Step};
+use super::l4::{BODY_WORDS, Context, L4Body, Step};
 use crate::time::Nanos;
 
 /// How long after its first packet a connection can become a stream.
@@ -26,6 +26,27 @@ impl UdpTrack {
         Self([(at >> 32) as u32, at as u32])
     }
 
+    /// As it is kept.
+    #[inline]
+    pub const fn body(self) -> L4Body {
+        let mut words = [0; BODY_WORDS];
+        [words[0], words[1]] = self.0;
+        L4Body(words)
+    }
+
+    /// What was kept.
+    #[inline]
+    pub const fn of_body(body: &L4Body) -> Self {
+        let [hi, lo, ..] = body.0;
+        Self([hi, lo])
+    }
+
+    /// Whether a packet that comes `now`, after a reply, makes it a stream.
+    #[inline]
+    pub fn is_stream(self, now: Nanos) -> bool {
+        now > self.stream_after()
+    }
+
     const fn stream_after(self) -> Nanos {
         Nanos((self.0[0] as u64) << 32 | self.0[1] as u64)
     }
@@ -33,7 +54,7 @@ impl UdpTrack {
     /// A further packet.
     #[inline]
     pub fn step(self, c: &Context<'_>) -> Step {
-        step(c, c.replied && c.now > self.stream_after())
+        step(c, c.replied && self.is_stream(c.now))
     }
 }
 

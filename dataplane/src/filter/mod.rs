@@ -42,6 +42,7 @@ pub struct Verdict {
 #[derive(Debug)]
 pub struct Policy {
     raw: Vec<(Matcher, RawAction)>,
+    raw_is_by_tuple: bool,
     nat: NatHooks,
     rules: Vec<Rule>,
     helpers: Vec<(Matcher, HelperKind)>,
@@ -147,7 +148,8 @@ impl Policy {
         for r in &spec.conntrack.helpers {
             helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
         }
-        Ok(Self { raw, nat, rules, helpers, prefixes, spec })
+        let raw_is_by_tuple = spec.raw.iter().all(|r| r.matches.tcp_flags.is_none());
+        Ok(Self { raw, raw_is_by_tuple, nat, rules, helpers, prefixes, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -166,6 +168,7 @@ impl Policy {
         };
         Self {
             raw: Vec::new(),
+            raw_is_by_tuple: true,
             nat: NatHooks::default(),
             rules: Vec::new(),
             helpers: Vec::new(),
@@ -204,6 +207,13 @@ impl Policy {
     /// What the raw hook says; no rule means track.
     pub fn raw(&self, q: &Query<'_>) -> RawAction {
         self.raw.iter().find(|(m, _)| m.matches(q)).map_or(RawAction::Accept, |&(_, a)| a)
+    }
+
+    /// Whether all that the raw hook looks at is a packet's tuple and the port that it came in by, so that what it said of
+    /// one packet of a connection's direction holds for all.
+    #[inline]
+    pub fn raw_is_by_tuple(&self) -> bool {
+        self.raw_is_by_tuple
     }
 
     /// Whether there is any translation rule.

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::conntrack::index::Index;
+use crate::parse::fast::mac_word;
 
 /// Most neighbours of all interfaces together.
 pub const CAPACITY: usize = 1 << 16;
@@ -28,7 +29,6 @@ struct Entry {
     /// Counts who has had this slot, so that a stale reference is recognised.
     generation: u16,
     address: IpAddr,
-    mac: [u8; 6],
     known: bool,
 }
 
@@ -37,6 +37,8 @@ struct Entry {
 pub struct Neighbours {
     index: Index,
     entries: Vec<Entry>,
+    /// By slot: the MAC address as a word and above it the generation that it is for: nobody refers to that of a free slot.
+    words: Vec<u64>,
     free: Vec<u16>,
     seed: ahash::RandomState,
 }
@@ -47,6 +49,7 @@ impl Neighbours {
         Self {
             index: Index::new(CAPACITY),
             entries: Vec::with_capacity(CAPACITY),
+            words: Vec::with_capacity(CAPACITY),
             free: Vec::with_capacity(CAPACITY),
             seed,
         }
@@ -61,19 +64,27 @@ impl Neighbours {
     /// The MAC address behind a reference; `None` where the neighbour has gone since.
     #[inline]
     pub fn mac(&self, reference: u32) -> Option<[u8; 6]> {
-        let e = self.entries.get((reference >> 16) as usize)?;
-        (e.known && u32::from(e.generation) == reference & 0xffff).then_some(e.mac)
+        let [a, b, c, d, e, f, ..] = self.mac_word(reference)?.to_le_bytes();
+        Some([a, b, c, d, e, f])
+    }
+
+    /// The same as a word: see [`mac_word`].
+    #[inline(always)]
+    pub fn mac_word(&self, reference: u32) -> Option<u64> {
+        let word = *self.words.get((reference >> 16) as usize)?;
+        (word >> 48 == u64::from(reference & 0xffff)).then_some(word & 0xffff_ffff_ffff)
     }
 
     /// Takes a change.
     pub fn update(&mut self, u: &NeighbourUpdate) {
         let slot = self.slot(u.interface, u.address);
         match (slot, u.mac) {
-            (Some(slot), Some(mac)) => self.entries[slot as usize].mac = mac,
+            (Some(slot), Some(mac)) => self.set_mac(slot, mac),
             (Some(slot), None) => {
                 let e = &mut self.entries[slot as usize];
                 e.known = false;
                 e.generation = e.generation.wrapping_add(1);
+                self.set_mac(slot, [0; 6]);
                 let hash = self.seed.hash_one((u.interface, u.address));
                 self.index.remove(hash, slot);
                 // Invariant: slots are below CAPACITY = 2^16, and each is freed once.
@@ -89,7 +100,8 @@ impl Neighbours {
         let slot = match self.free.pop() {
             Some(slot) => u32::from(slot),
             None if self.entries.len() < CAPACITY => {
-                self.entries.push(Entry { interface, generation: 0, address, mac, known: false });
+                self.entries.push(Entry { interface, generation: 0, address, known: false });
+                self.words.push(0);
                 u32::try_from(self.entries.len() - 1).unwrap_or(0)
             }
             None => return,
@@ -99,7 +111,14 @@ impl Neighbours {
             return;
         }
         let e = &mut self.entries[slot as usize];
-        (e.interface, e.address, e.mac, e.known) = (interface, address, mac, true);
+        (e.interface, e.address, e.known) = (interface, address, true);
+        self.set_mac(slot, mac);
+    }
+
+    /// What a reference to the slot finds from now on.
+    fn set_mac(&mut self, slot: u32, mac: [u8; 6]) {
+        let slot = slot as usize;
+        self.words[slot] = mac_word(mac) | u64::from(self.entries[slot].generation) << 48;
     }
 
     fn slot(&self, interface: u16, address: IpAddr) -> Option<u32> {

@@ -4,6 +4,7 @@
 //! *Threads*: one worker. *Sources*: RFC 3022, RFC 4787, RFC 5382, RFC 5508; `linux/net/netfilter/nf_nat_core.c`.
 
 pub mod crowd;
+pub mod fast;
 pub mod mss;
 pub mod pool;
 pub mod ports;

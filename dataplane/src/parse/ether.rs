@@ -19,6 +19,12 @@ pub const HEADER: usize = 14;
 /// Length of a VLAN tag, bytes.
 pub const TAG: usize = 4;
 
+/// Length of the header of frames with this VLAN, bytes.
+#[inline]
+pub const fn length(vlan: Option<u16>) -> usize {
+    if vlan.is_some() { HEADER + TAG } else { HEADER }
+}
+
 /// What the link header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ether {

@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod crc32c;
 pub mod ether;
+pub mod fast;
 pub mod gre;
 pub mod icmp;
 pub mod ipv4;

@@ -5,7 +5,7 @@
 //! *Limits*: 40 bytes of options. *Sources*: RFC 9293 section 3.1, RFC 7323 sections 2 and 3, RFC 2018 sections 2 and 3;
 //! `linux/net/netfilter/nf_conntrack_proto_tcp.c` (`tcp_options`, `tcp_sack`).
 
-use super::{be16, be32};
+use super::{be16, be32, ipv4, ipv6};
 use crate::conntrack::tcp::{SYN, Seq};
 use crate::packet::{SynOptions, TcpSegment};
 
@@ -45,6 +45,14 @@ pub(super) fn parse(b: &[u8], total: usize) -> Option<TcpSegment> {
         read(&mut segment, options);
     }
     Some(segment)
+}
+
+/// The segment in a packet whose network header has no options or extensions.
+#[inline]
+pub fn behind_plain_header(ip: &[u8]) -> Option<TcpSegment> {
+    let header = if ip.first()? >> 4 == 4 { ipv4::HEADER } else { ipv6::HEADER };
+    let payload = ip.get(header..)?;
+    parse(payload, payload.len())
 }
 
 /// Reads a list of options.

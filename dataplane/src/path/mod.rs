@@ -17,6 +17,7 @@
 
 mod error;
 mod expected;
+mod fast;
 mod find;
 mod follow;
 mod helper;
@@ -36,6 +37,8 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam_channel::Sender;
 
+use self::fast::Egress;
+pub use self::fast::Tally;
 pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use self::pptp::Call;
@@ -199,6 +202,8 @@ pub struct Path {
     pub fib: Arc<Fib>,
     /// The interfaces.
     pub interfaces: Vec<Interface>,
+    /// The same by port, as usual packets need them.
+    egresses: Vec<Egress>,
     /// This worker's counters.
     pub stats: Arc<WorkerStats>,
     /// What control should hear of.
@@ -261,6 +266,7 @@ impl Path {
             rules: Arc::new(RuleCounters::new(setup.policy.spec())),
             policy: setup.policy,
             fib: setup.fib,
+            egresses: setup.interfaces.iter().flat_map(Egress::of).collect(),
             interfaces: setup.interfaces,
             stats: setup.stats,
             reports: ArrayVec::new(),

@@ -8,6 +8,7 @@
 //! a bounded number of packets waits for neighbours.
 
 mod control;
+mod fast;
 mod first;
 mod header;
 mod helped;
@@ -23,6 +24,7 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
 use self::control::Creating;
+use self::fast::Sights;
 use self::neighbour::{HELD, Held};
 pub use self::parked::PARKED;
 use self::parked::Parked;
@@ -88,8 +90,12 @@ pub struct Worker<I: Io> {
     messages: Sender<Message>,
     /// The batch in hand; empty between two, and taken out while it is worked on.
     batch: Option<Box<Batch<I::Buf>>>,
+    /// Room for what is known of a burst's frames; taken out while it is worked on.
+    sights: Option<Box<Sights>>,
     /// Frames on their way out, by port.
-    tx: Vec<Burst<I::Buf>>,
+    tx: Vec<Box<Burst<I::Buf>>>,
+    /// Room for the frames of a burst; taken out while it is worked on.
+    rx: Option<Box<Burst<I::Buf>>>,
     held: ArrayVec<Held<I::Buf>, HELD>,
     parked: Parked<I::Buf>,
     /// Connections that the operator makes, while some are pending.
@@ -120,7 +126,9 @@ impl<I: Io> Worker<I> {
             commands: setup.commands,
             messages: setup.messages,
             batch: Some(Box::new(Batch { bufs: ArrayVec::new(), packets: ArrayVec::new() })),
-            tx: (0..ports).map(|_| Burst::new()).collect(),
+            sights: Some(Box::default()),
+            tx: (0..ports).map(|_| Box::default()).collect(),
+            rx: Some(Box::default()),
             held: ArrayVec::new(),
             parked,
             creating: None,
@@ -189,13 +197,20 @@ impl<I: Io> Worker<I> {
     fn receive(&mut self, port: usize, now: Nanos) -> bool {
         // Invariant: there are at most 2 * 32,767 ports.
         let port = PortIdx(u16::try_from(port).unwrap_or(0));
-        let mut frames: Burst<I::Buf> = Burst::new();
+        let Some(mut frames) = self.rx.take() else { return false };
         self.io.rx_burst(port, self.burst, &mut frames);
         // After the poll and before any lookup: see `Path::read_notes`.
-        let released = self.read_notes(now);
-        if frames.is_empty() {
-            return released;
+        let mut busy = self.read_notes(now);
+        if !frames.is_empty() {
+            self.take_in(&mut frames, port, now);
+            busy = true;
         }
+        self.rx = Some(frames);
+        busy
+    }
+
+    /// Takes the frames of a burst; none is left.
+    fn take_in(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx, now: Nanos) {
         let counters = self.path.stats.port(port);
         counters.rx_packets.add(frames.len() as u64);
         counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
@@ -206,11 +221,14 @@ impl<I: Io> Worker<I> {
             vlan: interface.vlan,
             verify: self.path.policy.spec().conntrack.checksum,
         };
-        for buf in frames {
-            self.parse(buf, &receiver, now);
+        if let Some(station) = self.path.station(port) {
+            self.express(frames, &station, &receiver, now);
+        } else {
+            for buf in frames.drain(..) {
+                self.parse(buf, &receiver, now);
+            }
+            self.process(false, now);
         }
-        self.process(false, now);
-        true
     }
 
     /// Parses a frame into the batch, and sends on what is not to be judged here or now: ARP, fragments, other workers'

@@ -94,6 +94,17 @@ impl<I: Io> Worker<I> {
     /// addresses as they are.
     #[inline]
     pub(super) fn send_link(&mut self, mut buf: I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) {
+        if self.set_link(&mut buf, l3, egress, to) {
+            self.queue(buf, egress);
+        } else {
+            self.path.stats.drop_packet(DropReason::NoBuffer);
+        }
+    }
+
+    /// Gives a frame the link header of `egress`, as [`Worker::send_link`]. `false` where it has no room.
+    #[inline]
+    #[must_use]
+    pub(super) fn set_link(&self, buf: &mut I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) -> bool {
         let interface = &self.path.interfaces[usize::from(egress.interface())];
         let vlan = if egress.is_twin() { None } else { interface.vlan };
         let b = buf.bytes();
@@ -107,8 +118,7 @@ impl<I: Io> Worker<I> {
         let want = ether::HEADER + if vlan.is_some() { ether::TAG } else { 0 };
         let fits = if want > l3 { buf.grow_front(want - l3) } else { buf.shrink_front(l3 - want) };
         if !fits {
-            self.path.stats.drop_packet(DropReason::NoBuffer);
-            return;
+            return false;
         }
         let b = buf.bytes_mut();
         b[..12].copy_from_slice(&macs);
@@ -117,7 +127,7 @@ impl<I: Io> Worker<I> {
             b[14..16].copy_from_slice(&id.to_be_bytes());
         }
         b[want - 2..want].copy_from_slice(&ethertype);
-        self.queue(buf, egress);
+        true
     }
 
     /// Cuts an IPv4 packet to the egress MTU and sends the fragments; what fits goes as it is.
@@ -156,6 +166,17 @@ impl<I: Io> Worker<I> {
         self.tx[i].push(buf);
     }
 
+    /// Queues a whole burst, which is empty afterwards.
+    #[inline]
+    pub(super) fn queue_all(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx) {
+        let i = usize::from(port.0);
+        if self.tx[i].is_empty() {
+            std::mem::swap(&mut self.tx[i], frames);
+        } else {
+            frames.drain(..).for_each(|buf| self.queue(buf, port));
+        }
+    }
+
     pub(super) fn flush(&mut self) {
         for i in 0..self.tx.len() {
             if !self.tx[i].is_empty() {
@@ -167,14 +188,14 @@ impl<I: Io> Worker<I> {
     /// Transmits what is queued for a port; what the device refuses is dropped, so the queue is empty afterwards.
     fn flush_port(&mut self, i: usize) {
         let port = PortIdx(u16::try_from(i).unwrap_or(0));
-        let burst = &mut self.tx[i];
+        let burst = &mut *self.tx[i];
         let size = |b: &Burst<I::Buf>| b.iter().map(|f| f.bytes().len() as u64).sum::<u64>();
         let (frames, bytes) = (burst.len(), size(burst));
         self.io.tx_burst(port, burst);
         let refused = burst.len();
         let counters = self.path.stats.port(port);
         counters.tx_packets.add((frames - refused) as u64);
-        counters.tx_bytes.add(bytes - size(burst));
+        counters.tx_bytes.add(bytes - if refused == 0 { 0 } else { size(burst) });
         for _ in 0..refused {
             self.path.stats.drop_packet(DropReason::TxFull);
         }

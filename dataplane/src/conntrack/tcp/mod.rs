@@ -58,7 +58,7 @@ pub use self::state::{Kind, TcpState, Transition, kind, transition, valid_flags}
 use self::memo::Memo;
 use self::resync::Reset;
 use self::window::{Admission, Edges, Numbers, Passage, Side, Traits};
-use super::l4::{Context, Step};
+use super::l4::{BODY_WORDS, Context, L4Body, Step};
 use super::timeouts::Timeouts;
 use super::tuple::Direction;
 use crate::api::policy::ConntrackSpec;
@@ -85,7 +85,7 @@ const WORTH_SHORTENING: Nanos = Nanos::from_secs(120);
 
 /// What is known of a TCP connection.
 ///
-/// The fields lie apart by size, not by side, because a connection has 52 bytes for them.
+/// This is how it is worked with; between two segments it is kept in two parts, see [`TcpTrack::split`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpTrack {
     /// By direction.
@@ -104,6 +104,21 @@ pub struct TcpTrack {
 }
 
 const _: () = assert!(size_of::<TcpTrack>() <= 52);
+
+/// What a connection keeps of its TCP state beside what every packet needs; its numbers are in an [`L4Body`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpHead {
+    last: Memo,
+    repeats: u8,
+    state: TcpState,
+}
+
+impl TcpHead {
+    /// Its state.
+    pub const fn state(&self) -> TcpState {
+        self.state
+    }
+}
 
 impl TcpTrack {
     /// The connection that a segment out of nothing starts.
@@ -158,6 +173,41 @@ impl TcpTrack {
             last: Memo::NONE,
             repeats: 0,
             state,
+        }
+    }
+
+    /// The two parts that are kept in different places.
+    #[inline]
+    pub fn split(&self) -> (TcpHead, L4Body) {
+        let mut words = [0; BODY_WORDS];
+        for (e, w) in self.edges.iter().zip(words.as_chunks_mut::<4>().0) {
+            *w = [e.end.0, e.max_end.0, e.max_win, e.max_ack.0];
+        }
+        let pair = |hi: u16, lo: u16| u32::from(hi) << 16 | u32::from(lo);
+        words[8] = self.last_seq.0;
+        words[9] = self.last_ack.0;
+        words[10] = pair(self.last_len, self.last_win);
+        words[11] = pair(self.traits[0].bits(), self.traits[1].bits());
+        (TcpHead { last: self.last, repeats: self.repeats, state: self.state }, L4Body(words))
+    }
+
+    /// What [`TcpTrack::split`] has taken apart.
+    #[inline]
+    pub fn join(head: TcpHead, body: &L4Body) -> Self {
+        let [a, b, c, d, e, f, g, h, seq, ack, last, traits] = body.0;
+        Self {
+            edges: [
+                Edges { end: Seq(a), max_end: Seq(b), max_win: c, max_ack: Seq(d) },
+                Edges { end: Seq(e), max_end: Seq(f), max_win: g, max_ack: Seq(h) },
+            ],
+            last_seq: Seq(seq),
+            last_ack: Seq(ack),
+            last_len: (last >> 16) as u16,
+            last_win: (last & 0xffff) as u16,
+            traits: [Traits::of_bits((traits >> 16) as u16), Traits::of_bits((traits & 0xffff) as u16)],
+            last: head.last,
+            repeats: head.repeats,
+            state: head.state,
         }
     }
 

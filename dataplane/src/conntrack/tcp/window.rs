@@ -69,6 +69,18 @@ impl Traits {
         Self(self.0 & t.0)
     }
 
+    /// As it is kept.
+    #[inline]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// What was kept.
+    #[inline]
+    pub const fn of_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// Its windows count in units of 2 to this.
     #[inline]
     pub const fn scale(self) -> u32 {
