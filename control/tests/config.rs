@@ -96,7 +96,7 @@ fn the_lab_is_what_it_says() {
     let (lan, wan) = (ZoneId(1), ZoneId(2));
     assert_eq!(config.launch.workers, [0, 1]);
     assert_eq!(config.launch.hugepages, HugePages::Auto);
-    assert_eq!((config.launch.burst, config.launch.mbufs), (32, None));
+    assert_eq!((config.launch.burst, config.launch.mbufs), (64, None));
     let devices: Vec<_> = config.launch.interfaces.iter().map(|i| (i.name.as_str(), i.device.as_str())).collect();
     assert_eq!(devices, [("lan", "net_tap0,iface=dlan"), ("wan", "net_tap1,iface=dwan")]);
     assert_eq!(config.policy.zones, ["local", "lan", "wan"]);
@@ -127,7 +127,7 @@ fn the_lab_is_what_it_says() {
 #[test]
 fn what_is_left_out_has_its_default() {
     let config = gateway("policy:\n").expect("it is enough");
-    assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 32));
+    assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 64));
     assert!(config.launch.conntrack_max >= 65_536);
     assert_eq!(config.launch.defrag.memory, 4 << 20);
     assert_eq!(config.policy.conntrack.timeouts, Timeouts::default());

@@ -120,7 +120,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
     let mut launch = LaunchConfig {
         workers: vec![0],
         hugepages: HugePages::Auto,
-        burst: 32,
+        burst: 64,
         eal_args: Vec::new(),
         file_prefix: String::new(),
         interfaces: Vec::<InterfaceConfig>::new(),
@@ -138,7 +138,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
         launch.hugepages = reader.choice(node, &known, &[]).unwrap_or(HugePages::Auto);
     }
     if let Some(node) = section.burst {
-        launch.burst = usize::from(reader.number(node, 1..=64_u8).unwrap_or(32));
+        launch.burst = usize::from(reader.number(node, 1..=64_u8).unwrap_or(64));
     }
     if let Some(node) = section.eal_args {
         let accepted = "a list of arguments";
