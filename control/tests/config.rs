@@ -523,6 +523,23 @@ fn the_reference_compiles_with_all_that_it_shows() {
 }
 
 #[test]
+fn a_hundred_thousand_rules_load_and_compile() {
+    use std::fmt::Write;
+    let mut text = "interfaces:\n  a: {device: net_tap0, zone: lan}\n  b: {device: net_tap1, zone: wan}\n\
+                    policy:\n  rules:\n"
+        .to_owned();
+    for n in 0..100_000 {
+        let host = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);
+        let rule =
+            format_args!("{{name: r{n}, from: wan, destination: {host}, proto: tcp, dport: 443, action: accept}}");
+        writeln!(text, "    - {rule}").expect("it is a string");
+    }
+    let config = parse(&text, Path::new("x.yaml")).expect("it is right");
+    assert_eq!(config.policy.rules.len(), 100_000);
+    assert!(Policy::compile(config.policy).expect("it is right").classifier_memory() < 16 << 20);
+}
+
+#[test]
 fn there_is_an_example_of_every_translation() {
     let config = load_from_root(&root().join("configs/nat.yaml")).expect("it loads");
     let kind = |rule: &NatRuleSpec| match rule.kind {
