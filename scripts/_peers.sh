@@ -38,7 +38,7 @@ run_ovs() {
     ovs vsctl add-br br0 -- set Bridge br0 datapath_type=netdev fail_mode=secure
     [[ $case != new-connections ]] ||
         ovs vsctl -- --id=@dp create Datapath datapath_version=0 -- set Open_vSwitch . datapaths:netdev=@dp -- \
-            add-zone-tp netdev zone=0 udp_first=1 udp_single=1 udp_multiple=1
+            add-zone-tp netdev zone=0 udp_first=1 udp_single=1 udp_multiple=1 >/dev/null
     "$BIN/sluice-bench" config --system ovs --case "$case" "$([[ $rules == - ]] && echo --rules=10 || echo "--rules=$rules")" >"$dir/flows"
     ovs ofctl add-flows "$dir/flows"
     for side in lan wan; do
@@ -103,19 +103,26 @@ run_kernel() {
     fi
     [[ $case != new-connections ]] || in_ns gw sysctl -qw net.netfilter.nf_conntrack_udp_timeout=1 net.netfilter.nf_conntrack_udp_timeout_stream=1
 
-    spawn load load.log dpdk-testpmd --in-memory --no-pci --lcores "0@${CPU[0]},1@${CPU[0]}" \
+    # Interactive, on a standard input that never ends: its main thread spins otherwise, on the CPU of the load.
+    rm -f "$LAB_DIR/stdin"
+    mkfifo "$LAB_DIR/stdin"
+    # shellcheck disable=SC2016
+    spawn load load.log sh -c 'exec 0<>"$0"; exec "$@"' "$LAB_DIR/stdin" dpdk-testpmd --in-memory --no-pci --lcores "0@${CPU[0]},1@${CPU[0]}" \
         --vdev "$(pcap_port 0 lan 1)" --vdev "net_af_packet0,iface=lan,qdisc_bypass=1" \
         --vdev "$(pcap_port 1 wan 1)" --vdev "net_af_packet1,iface=wan,qdisc_bypass=1" \
-        -- --forward-mode=io --port-topology=paired --total-num-mbufs="$((MBUFS + 16384))" --no-lsc-interrupt --auto-start --stats-period=1000
+        -- -i --forward-mode=io --port-topology=paired --total-num-mbufs="$((MBUFS + 16384))" --no-lsc-interrupt --auto-start
     case $case in
     forward | new-connections) wait_for 60 kernel_sends || { tail -n 5 "$log" >&2; die "the kernel's load did not start"; } ;;
     *) wait_for 90 kernel_has "$flows" || VOID=(--void "the kernel has $(kernel_connections) connections, not $flows") ;;
     esac
     sleep 1
-    local first last start end
-    first=$(kernel_sent) start=${EPOCHREALTIME/./}
+    local first last start end idle
+    first=$(kernel_sent) idle=$(idle_ticks "${CPU[1]}") start=${EPOCHREALTIME/./}
     sleep "$SECONDS_EACH"
-    last=$(kernel_sent) end=${EPOCHREALTIME/./}
+    last=$(kernel_sent) idle=$(($(idle_ticks "${CPU[1]}") - idle)) end=${EPOCHREALTIME/./}
+    # A sender waits where too many of its frames are under way, so nothing is dropped: who forwards must never have been idle.
+    ((idle * 20 <= SECONDS_EACH * $(getconf CLK_TCK))) ||
+        VOID=(--void "the CPU that forwards was idle for $idle of $((SECONDS_EACH * $(getconf CLK_TCK))) ticks: the load is too slow")
     remove_lab
     give_back_kernel
     RATE=(--mpps "$(awk -v n=$((last - first)) -v us=$((end - start)) 'BEGIN { printf "%.4f\n", n / us }')")
@@ -125,6 +132,8 @@ kernel_connections() { in_ns gw cat $CONNTRACK/nf_conntrack_count; }
 kernel_has() { (($(kernel_connections) * 100 >= $1 * 99)); }
 # Packets that the two ifb were given.
 kernel_sent() { in_ns gw cat /sys/class/net/to_{lan,wan}/statistics/rx_packets | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
+# Ticks for which a CPU had nothing to do.
+idle_ticks() { awk -v cpu="cpu$1" '$1 == cpu { print $5 + $6 }' /proc/stat; }
 kernel_sends() { (($(kernel_sent) > 0)); }
 
 give_back_kernel() {

@@ -24,6 +24,9 @@ pub struct Group {
     pub values: Vec<Value>,
 }
 
+/// Series that have the same colour in every plot.
+const KNOWN: [&str; 4] = ["testpmd", "sluice", "ovs", "kernel"];
+
 /// Told apart also by who sees no red or no green: Okabe and Ito's palette.
 const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
 
@@ -33,6 +36,8 @@ const RIGHT: f64 = 70.0;
 const TOP: f64 = 60.0;
 const BAR: f64 = 12.0;
 const GAP: f64 = 8.0;
+/// Width of a number.
+const NUMBER: f64 = 36.0;
 /// Lines of the grid, at most.
 const TICKS: f64 = 8.0;
 
@@ -44,7 +49,8 @@ pub fn bars(title: &str, groups: &[Group], digits: usize) -> String {
             series.push(&value.series);
         }
     }
-    let colour = |of: &str| COLOURS[series.iter().position(|s| *s == of).unwrap_or(0) % COLOURS.len()];
+    let place = |of: &str| KNOWN.iter().chain(series.iter().filter(|s| !KNOWN.contains(s))).position(|s| *s == of);
+    let colour = |of: &str| COLOURS[place(of).unwrap_or(0) % COLOURS.len()];
     let most = groups.iter().flat_map(|g| &g.values).map(|v| v.value.max(v.mark.unwrap_or(0.0))).fold(0.0, f64::max);
     let most = if most > 0.0 { most } else { 1.0 };
     let x = |value: f64| LEFT + value / most * (WIDTH - LEFT - RIGHT);
@@ -89,7 +95,9 @@ pub fn bars(title: &str, groups: &[Group], digits: usize) -> String {
                 r#"<rect x="{LEFT}" y="{y:.1}" width="{length:.1}" height="{high}" fill="{}"/>"#,
                 colour(&v.series)
             );
-            let after = x(v.value.max(v.mark.unwrap_or(0.0))) + 4.0;
+            // A mark that would cross the number has it behind itself.
+            let crossed = |mark: &f64| (0.0..NUMBER).contains(&(x(*mark) - x(v.value)));
+            let after = x(v.mark.filter(crossed).unwrap_or(v.value)) + 4.0;
             let _ =
                 writeln!(s, r#"<text x="{after:.1}" y="{:.1}" font-size="10">{:.digits$}</text>"#, y + 9.0, v.value);
             if let Some(mark) = v.mark {
@@ -135,8 +143,8 @@ mod tests {
     #[test]
     fn the_longest_bar_fills_the_width_and_others_are_in_proportion() {
         let svg = bars("t", &[group(&[("x", 40.0, None), ("y", 10.0, None)])], 2);
-        assert!(svg.contains(r##"width="570.0" height="11" fill="#0072b2""##), "{svg}");
-        assert!(svg.contains(r##"width="142.5" height="11" fill="#e69f00""##), "{svg}");
+        assert!(svg.contains(r#"width="570.0" height="11""#), "{svg}");
+        assert!(svg.contains(r#"width="142.5" height="11""#), "{svg}");
         assert!(svg.contains(">40.00</text>") && svg.contains("a &amp; b"));
     }
 
@@ -144,6 +152,21 @@ mod tests {
     fn a_mark_beyond_all_bars_is_within_the_plot() {
         let svg = bars("t", &[group(&[("x", 0.1, Some(0.4))])], 3);
         assert!(svg.contains(r#"<line x1="830.0""#), "{svg}");
+    }
+
+    #[test]
+    fn a_number_stands_behind_its_bar_and_behind_a_mark_that_would_cross_it() {
+        let at = |mark| bars("t", &[group(&[("x", 0.5, Some(mark)), ("y", 1.0, None)])], 3);
+        assert!(at(0.9).contains(r#"<text x="549.0""#), "{}", at(0.9));
+        assert!(at(0.52).contains(r#"<text x="560.4""#), "{}", at(0.52));
+    }
+
+    #[test]
+    fn a_system_has_its_colour_whatever_others_there_are() {
+        let colour = |svg: String| svg.split("height=\"11\" fill=").nth(1).map(|s| s[..9].to_owned());
+        let alone = colour(bars("t", &[group(&[("sluice", 1.0, None)])], 2));
+        assert_eq!(alone.as_deref(), Some("\"#e69f00\""));
+        assert_ne!(alone, colour(bars("t", &[group(&[("other", 1.0, None)])], 2)));
     }
 
     #[test]

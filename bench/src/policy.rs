@@ -172,17 +172,17 @@ control: {{socket: {socket}}}
     pub fn nft(&self) -> String {
         let mut n = String::from("table inet bench {\n");
         match self.case {
-            Case::Forward => n.push_str("  chain raw { type filter hook prerouting priority raw; notrack; }\n"),
+            Case::Forward => n.push_str("  chain untrack { type filter hook prerouting priority raw; notrack; }\n"),
             Case::Snat => {
                 let _ = writeln!(
                     n,
-                    "  chain snat {{ type nat hook postrouting priority srcnat; oifname \"to_wan\" snat ip to {SNAT_ADDRESS}; }}"
+                    "  chain source {{ type nat hook postrouting priority srcnat; oifname \"to_wan\" snat ip to {SNAT_ADDRESS}; }}"
                 );
             }
             Case::Dnat => {
                 let _ = write!(
                     n,
-                    "  chain dnat {{ type nat hook prerouting priority dstnat; ip daddr {DNAT_ADDRESS} dnat ip to udp dport map {{ "
+                    "  chain destination {{ type nat hook prerouting priority dstnat; ip daddr {DNAT_ADDRESS} dnat ip to udp dport map {{ "
                 );
                 let entry = |i| format!("{} : {} . {SERVICE}", DNAT_PORT + i, dnat_server(i));
                 n.push_str(&(0..DNAT_SERVERS).map(entry).collect::<Vec<_>>().join(", "));
@@ -190,7 +190,7 @@ control: {{socket: {socket}}}
             }
             _ => {}
         }
-        n.push_str("  chain filter {\n    type filter hook forward priority filter; policy drop;\n");
+        n.push_str("  chain rules {\n    type filter hook forward priority filter; policy drop;\n");
         if self.case == Case::Forward {
             n.push_str("    accept\n");
         } else {

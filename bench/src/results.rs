@@ -91,7 +91,9 @@ impl Row {
     /// Rate, time per packet and ratio as they are printed.
     pub fn figures(&self) -> [String; 3] {
         let number = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
-        [number(self.mpps, 2), number(self.ns_per_packet, 1), number(self.ratio_to_testpmd, 3)]
+        // Slow ones with as many figures as fast ones.
+        let digits = if self.mpps.is_some_and(|m| m < 1.0) { 4 } else { 2 };
+        [number(self.mpps, digits), number(self.ns_per_packet, 1), number(self.ratio_to_testpmd, 3)]
     }
 }
 
@@ -279,6 +281,11 @@ mod tests {
     #[test]
     fn a_system_without_testpmd_beside_it_has_no_ratio() {
         assert_eq!(rows(&[round("snat", 1, OURS, 10.0)])[0].tsv(), "snat\t65536\t1\tsluice\t10.00\t100.0\t-");
+    }
+
+    #[test]
+    fn a_slow_system_has_figures_too() {
+        assert_eq!(rows(&[round("snat", 1, "kernel", 0.0014)])[0].tsv(), "snat\t65536\t1\tkernel\t0.0014\t714285.7\t-");
     }
 
     #[test]

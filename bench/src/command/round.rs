@@ -71,6 +71,6 @@ pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let Measured { mpps, details, void } = &round.measured;
     let shares: String = details.iter().map(|(name, share)| format!(", {name} {:.3} %", share * 100.0)).collect();
     let void = void.as_ref().map(|why| format!(", VOID: {why}")).unwrap_or_default();
-    println!("{mpps:.2} Mpps{shares}{void}");
+    println!("{mpps:.4} Mpps{shares}{void}");
     Ok(())
 }
