@@ -2,7 +2,7 @@
 # The peers of scripts/bench --peers, each on one CPU with the same trace as sluiced. To be sourced after _lab.sh.
 #
 #   Open vSwitch   pcap port 0 -- lan [ userspace datapath, ct ] wan -- pcap port 1
-#   the kernel     testpmd, first CPU: pcap ports -- af_packet == veth lan, wan [ nft, second CPU ] to_lan, to_wan: ifb, which drop
+#   the kernel     testpmd, first CPU: pcap ports -- af_packet == veth lan, wan [ nft, second CPU ] to_lan, to_wan: ifb, which drop all
 #
 # Both leave what they measured in RATE, as arguments of `sluice-bench round`, and in VOID why it does not count.
 # shellcheck disable=SC2034
@@ -39,6 +39,9 @@ run_ovs() {
     [[ $case != new-connections ]] ||
         ovs vsctl -- --id=@dp create Datapath datapath_version=0 -- set Open_vSwitch . datapaths:netdev=@dp -- \
             add-zone-tp netdev zone=0 udp_first=1 udp_single=1 udp_multiple=1 >/dev/null
+    # Its defaults refuse fragments of less than 1,200 bytes, and more than a thousand at once.
+    [[ $case != fragments ]] ||
+        { ovs appctl dpctl/ipf-set-min-frag v4 400 && ovs appctl dpctl/ipf-set-max-nfrags 5000; } >/dev/null
     "$BIN/sluice-bench" config --system ovs --case "$case" "$([[ $rules == - ]] && echo --rules=10 || echo "--rules=$rules")" >"$dir/flows"
     ovs ofctl add-flows "$dir/flows"
     for side in lan wan; do
@@ -69,12 +72,21 @@ ovs_failed() {
     die "Open vSwitch $*"
 }
 
-# Limits of the kernel's table that only the first namespace can set; give_back_kernel undoes it.
+# Limits that only the first namespace can set; give_back_kernel undoes it.
 CONNTRACK=/proc/sys/net/netfilter
 KERNEL_LIMITS=()
 
+# raise FILE VALUE: what the file of a sysctl says, at least VALUE.
+raise() {
+    local before
+    before=$(cat "$1")
+    ((before < $2)) || return 0
+    KERNEL_LIMITS+=("$1 $before")
+    echo "$2" >"$1"
+}
+
 run_kernel() {
-    local case=$1 flows=$2 rules=$4 side n=0 most=$(($2 + $2 / 4 + 65536)) log=$LAB_DIR/load.log
+    local case=$1 flows=$2 rules=$4 side thread n=0 most=$(($2 + $2 / 4 + 65536)) log=$LAB_DIR/load.log
     make_ns gw load
     for side in lan wan; do
         ip -n "$LAB-gw" link add $side address "02:70:63:61:70:0$n" type veth peer name $side netns "$LAB-load"
@@ -90,17 +102,21 @@ run_kernel() {
     ip -n "$LAB-gw" route add 198.18.0.0/15 dev to_wan
     ip -n "$LAB-gw" route add 2001:db8:a::/48 dev to_lan
     ip -n "$LAB-gw" route add 2001:db8:b::/48 dev to_wan
-    # Receive packet steering: what the first CPU puts on the cable, the second forwards.
+    # NAPI in threads: what the first CPU puts on the cable, the second forwards, and what finds the ring full is dropped.
+    local threads
+    threads=$(napi_threads)
     for side in lan wan; do
-        in_ns gw sh -c "printf %x $((1 << CPU[1])) >/sys/class/net/$side/queues/rx-0/rps_cpus"
+        in_ns gw ethtool -K $side gro on
+        in_ns load ethtool -K $side tso off # else veth leaves NAPI out
+        in_ns gw sh -c "echo 1 >/sys/class/net/$side/threaded"
     done
+    for thread in $(comm -13 <(echo "$threads") <(napi_threads)); do taskset -pc "${CPU[1]}" "$thread" >/dev/null; done
     "$BIN/sluice-bench" config --system kernel --case "$case" "$([[ $rules == - ]] && echo --rules=10 || echo "--rules=$rules")" >"$LAB_DIR/nft"
     in_ns gw nft -f "$LAB_DIR/nft"
-    if (($(cat $CONNTRACK/nf_conntrack_max) < most)); then
-        KERNEL_LIMITS=("$(cat $CONNTRACK/nf_conntrack_max)" "$(cat $CONNTRACK/nf_conntrack_buckets)")
-        echo "$most" >$CONNTRACK/nf_conntrack_max
-        echo "$most" >$CONNTRACK/nf_conntrack_buckets
-    fi
+    raise $CONNTRACK/nf_conntrack_max "$most"
+    raise $CONNTRACK/nf_conntrack_buckets "$most"
+    # A sender may have as many bytes under way as its socket's buffer has, and with the usual 208 KB it sleeps more than it sends.
+    raise /proc/sys/net/core/wmem_default 4194304
     [[ $case != new-connections ]] || in_ns gw sysctl -qw net.netfilter.nf_conntrack_udp_timeout=1 net.netfilter.nf_conntrack_udp_timeout_stream=1
 
     # Interactive, on a standard input that never ends: its main thread spins otherwise, on the CPU of the load.
@@ -108,21 +124,20 @@ run_kernel() {
     mkfifo "$LAB_DIR/stdin"
     # shellcheck disable=SC2016
     spawn load load.log sh -c 'exec 0<>"$0"; exec "$@"' "$LAB_DIR/stdin" dpdk-testpmd --in-memory --no-pci --lcores "0@${CPU[0]},1@${CPU[0]}" \
-        --vdev "$(pcap_port 0 lan 1)" --vdev "net_af_packet0,iface=lan,qdisc_bypass=1" \
-        --vdev "$(pcap_port 1 wan 1)" --vdev "net_af_packet1,iface=wan,qdisc_bypass=1" \
+        --vdev "$(pcap_port 0 lan 1)" --vdev "net_af_packet0,iface=lan,qdisc_bypass=1,framecnt=4096" \
+        --vdev "$(pcap_port 1 wan 1)" --vdev "net_af_packet1,iface=wan,qdisc_bypass=1,framecnt=4096" \
         -- -i --forward-mode=io --port-topology=paired --total-num-mbufs="$((MBUFS + 16384))" --no-lsc-interrupt --auto-start
     case $case in
     forward | new-connections) wait_for 60 kernel_sends || { tail -n 5 "$log" >&2; die "the kernel's load did not start"; } ;;
     *) wait_for 90 kernel_has "$flows" || VOID=(--void "the kernel has $(kernel_connections) connections, not $flows") ;;
     esac
     sleep 1
-    local first last start end idle
-    first=$(kernel_sent) idle=$(idle_ticks "${CPU[1]}") start=${EPOCHREALTIME/./}
+    local first last start end refused
+    refused=$(kernel_refused) first=$(kernel_sent) start=${EPOCHREALTIME/./}
     sleep "$SECONDS_EACH"
-    last=$(kernel_sent) idle=$(($(idle_ticks "${CPU[1]}") - idle)) end=${EPOCHREALTIME/./}
-    # A sender waits where too many of its frames are under way, so nothing is dropped: who forwards must never have been idle.
-    ((idle * 20 <= SECONDS_EACH * $(getconf CLK_TCK))) ||
-        VOID=(--void "the CPU that forwards was idle for $idle of $((SECONDS_EACH * $(getconf CLK_TCK))) ticks: the load is too slow")
+    last=$(kernel_sent) end=${EPOCHREALTIME/./} refused=$(($(kernel_refused) - refused))
+    # Where all that was offered went through, the load was the limit.
+    ((refused * 50 >= last - first)) || VOID=(--void "only $refused packets were more than the kernel took: the load is too slow")
     remove_lab
     give_back_kernel
     RATE=(--mpps "$(awk -v n=$((last - first)) -v us=$((end - start)) 'BEGIN { printf "%.4f\n", n / us }')")
@@ -132,13 +147,15 @@ kernel_connections() { in_ns gw cat $CONNTRACK/nf_conntrack_count; }
 kernel_has() { (($(kernel_connections) * 100 >= $1 * 99)); }
 # Packets that the two ifb were given.
 kernel_sent() { in_ns gw cat /sys/class/net/to_{lan,wan}/statistics/rx_packets | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
-# Ticks for which a CPU had nothing to do.
-idle_ticks() { awk -v cpu="cpu$1" '$1 == cpu { print $5 + $6 }' /proc/stat; }
+# Packets that found no room in the rings of the second CPU.
+kernel_refused() { in_ns load cat /sys/class/net/{lan,wan}/statistics/tx_dropped | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
+napi_threads() { pgrep '^napi/(lan|wan)-' | sort || true; }
 kernel_sends() { (($(kernel_sent) > 0)); }
 
 give_back_kernel() {
-    ((${#KERNEL_LIMITS[@]})) || return 0
-    echo "${KERNEL_LIMITS[0]}" >$CONNTRACK/nf_conntrack_max
-    echo "${KERNEL_LIMITS[1]}" >$CONNTRACK/nf_conntrack_buckets
+    local file before
+    while read -r file before; do
+        [[ -z $file ]] || echo "$before" >"$file"
+    done < <(printf '%s\n' ${KERNEL_LIMITS[@]+"${KERNEL_LIMITS[@]}"})
     KERNEL_LIMITS=()
 }
