@@ -40,6 +40,12 @@ impl Report {
             "\nRates are packets sent by both ports together, in new-connections connections started. A rate means nothing on another day or
 machine; the ratio to testpmd on the same trace in the same run does.\n\n",
         );
+        if self.rows.iter().any(|r| r.cell.workers > 1) {
+            m.push_str(
+                "Where there are no more CPUs than workers, control threads share a CPU with one of them. Of two workers' packets, the share
+`handover.CAUSE` went from one to the other.\n\n",
+            );
+        }
         m.push_str("| case | flows | workers | system | Mpps | slowest to fastest round | ns per packet | ratio to testpmd |\n");
         m.push_str("|---|---|---|---|---|---|---|---|\n");
         for row in &self.rows {
@@ -82,12 +88,6 @@ machine; the ratio to testpmd on the same trace in the same run does.\n\n",
                 let _ = write!(m, " {share} |");
             }
             m.push('\n');
-        }
-        if self.rows.iter().any(|r| r.cell.workers > 1) {
-            m.push_str(
-                "\n`handover.CAUSE` is the share that went from one worker to the other. Where there are no more CPUs than workers, control
-threads share a CPU with one of them.\n",
-            );
         }
     }
 
@@ -182,6 +182,14 @@ mod tests {
         ] {
             assert!(m.lines().any(|l| l == line), "{line} in\n{m}");
         }
+    }
+
+    #[test]
+    fn two_workers_come_with_a_word_on_who_shares_their_cpus() {
+        let mut report = report();
+        assert!(!report.markdown().contains("control threads share"));
+        report.rows[1].cell.workers = 2;
+        assert!(report.markdown().contains("control threads share"));
     }
 
     #[test]

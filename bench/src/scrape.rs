@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::flow::Case;
 use crate::results::Measured;
@@ -82,6 +83,10 @@ impl Page {
 const INVALID: f64 = 0.001;
 /// Share of packets that must have been new in a case that is to have nothing else.
 const NEW: f64 = 0.95;
+/// Shares of packets that may have been new where one in ten is to be.
+const MIXED_NEW: RangeInclusive<f64> = 0.095..=0.105;
+/// Share of packets that must have been untracked where all are to be.
+const UNTRACKED: f64 = 0.99;
 /// Share of received packets that must have been sent on, or lost on the way from worker to worker: ports that replay for ever
 /// offer more than a worker takes from another.
 const FORWARDED: f64 = 0.99;
@@ -124,6 +129,7 @@ pub fn measure(case: Case, first: &Page, last: &Page) -> Result<Measured, Scrape
             share(&format!("{kind}.{label}"), value - before.get(&label).copied().unwrap_or(0.0));
         }
     }
+    let untracked = grown("sluice_classified_packets_total", "state=\"untracked\"") / received.max(1.0);
     let lost = grown("sluice_dropped_packets_total", "reason=\"handover_full\"");
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let void = if received == 0.0 {
@@ -132,6 +138,10 @@ pub fn measure(case: Case, first: &Page, last: &Page) -> Result<Measured, Scrape
         Some(format!("{} of the packets were INVALID", percent(invalid)))
     } else if case == Case::NewConnections && new < NEW {
         Some(format!("only {} of the packets were new", percent(new)))
+    } else if case == Case::Mixed && !MIXED_NEW.contains(&new) {
+        Some(format!("{} of the packets were new", percent(new)))
+    } else if case == Case::Forward && untracked < UNTRACKED {
+        Some(format!("only {} of the packets were untracked", percent(untracked)))
     } else if !matches!(case, Case::NewConnections | Case::Fragments) && sent + lost < received * FORWARDED {
         Some(format!("only {} of the packets were forwarded", percent(sent / received)))
     } else {
@@ -194,6 +204,9 @@ sluice_uptime_seconds {uptime}
         assert_eq!(void(Case::Tcp, page(2.0, 1_000, 1_000, 0, 2)), "0.20 % of the packets were INVALID");
         assert_eq!(void(Case::Tcp, page(2.0, 1_000, 1_000, 0, 1)), "");
         assert_eq!(void(Case::NewConnections, page(2.0, 1_000, 1_000, 500, 0)), "only 50.00 % of the packets were new");
+        assert_eq!(void(Case::Mixed, page(2.0, 1_000, 1_000, 90, 0)), "9.00 % of the packets were new");
+        assert_eq!(void(Case::Mixed, page(2.0, 1_000, 1_000, 101, 0)), "");
+        assert_eq!(void(Case::Forward, page(2.0, 1_000, 1_000, 0, 0)), "only 0.00 % of the packets were untracked");
         assert_eq!(void(Case::Stateful, page(2.0, 1_000, 900, 0, 0)), "only 90.00 % of the packets were forwarded");
         assert_eq!(void(Case::Stateful, page(2.0, 0, 0, 0, 0)), "no packets were received");
     }
