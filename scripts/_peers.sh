@@ -28,14 +28,14 @@ run_ovs() {
     ovsdb-tool create "$dir/conf.db" /usr/share/openvswitch/vswitch.ovsschema
     export OVS_RUNDIR=$dir OVS_DBDIR=$dir OVS_LOGDIR=$dir
     spawn gw ovsdb.log ovsdb-server "$dir/conf.db" --remote="punix:$dir/db.sock" --unixctl="$dir/ovsdb.ctl"
-    wait_for 20 test -S "$dir/db.sock" || ovs_failed "has no database"
-    ovs vsctl --no-wait init
+    wait_for 20 test -S "$dir/db.sock" || { ovs_says "has no database"; return 1; }
+    ovs vsctl --no-wait init || return 1
     ovs vsctl --no-wait set Open_vSwitch . other_config:dpdk-init=true other_config:dpdk-extra="--in-memory --no-pci" \
         other_config:dpdk-lcore-mask="$(printf %x $((1 << CPU[0])))" other_config:pmd-cpu-mask="$(printf %x $mask)" \
         other_config:per-port-memory=true
     vswitchd=$(command -v /usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk || command -v ovs-vswitchd)
     spawn gw vswitchd.log "$vswitchd" "unix:$dir/db.sock" --unixctl="$dir/vswitchd.ctl"
-    ovs vsctl add-br br0 -- set Bridge br0 datapath_type=netdev fail_mode=secure
+    ovs vsctl add-br br0 -- set Bridge br0 datapath_type=netdev fail_mode=secure || return 1
     [[ $case != new-connections ]] ||
         ovs vsctl -- --id=@dp create Datapath datapath_version=0 -- set Open_vSwitch . datapaths:netdev=@dp -- \
             add-zone-tp netdev zone=0 udp_first=1 udp_single=1 udp_multiple=1 >/dev/null
@@ -43,10 +43,10 @@ run_ovs() {
     [[ $case != fragments ]] ||
         { ovs appctl dpctl/ipf-set-min-frag v4 400 && ovs appctl dpctl/ipf-set-max-nfrags 5000; } >/dev/null
     "$BIN/sluice-bench" config --system ovs --case "$case" "$([[ $rules == - ]] && echo --rules=10 || echo "--rules=$rules")" >"$dir/flows"
-    ovs ofctl add-flows "$dir/flows"
+    ovs ofctl add-flows "$dir/flows" || return 1
     for side in lan wan; do
         ovs vsctl add-port br0 $side -- set Interface $side type=dpdk ofport_request=$((n + 1)) \
-            options:n_rxq="$queues" options:n_rxq_desc=4096 options:dpdk-devargs="\"$(pcap_port $n $side "$workers")\""
+            options:n_rxq="$queues" options:n_rxq_desc=4096 options:dpdk-devargs="\"$(pcap_port $n $side "$workers")\"" || return 1
         n=$((n + 1))
     done
     case $case in
@@ -67,9 +67,9 @@ ovs_connections() { ovs appctl dpctl/ct-get-nconns; }
 ovs_has() { (($(ovs_connections) * 100 >= $1 * 99)); }
 # Packets sent by both ports.
 ovs_sent() { ovs ofctl dump-ports | awk '/tx pkts=/ { match($0, /tx pkts=[0-9]+/); n += substr($0, RSTART + 8, RLENGTH - 8) } END { printf "%.0f\n", n }'; }
-ovs_failed() {
-    tail -n 20 "$LAB_DIR/vswitchd.log" "$LAB_DIR/ovsdb.log" >&2
-    die "Open vSwitch $*"
+ovs_says() {
+    tail -n 20 "$LAB_DIR"/{ovsdb,vswitchd}.log >&2 || true
+    say "Open vSwitch $*"
 }
 
 # Limits that only the first namespace can set; give_back_kernel undoes it.
@@ -87,7 +87,7 @@ raise() {
 
 run_kernel() {
     local case=$1 flows=$2 rules=$4 side thread n=0 most=$(($2 + $2 / 4 + 65536)) log=$LAB_DIR/load.log
-    make_ns gw load
+    make_ns gw load || return 1
     for side in lan wan; do
         ip -n "$LAB-gw" link add $side address "02:70:63:61:70:0$n" type veth peer name $side netns "$LAB-load"
         ip -n "$LAB-gw" link add to_$side type ifb
@@ -112,7 +112,7 @@ run_kernel() {
     done
     for thread in $(comm -13 <(echo "$threads") <(napi_threads)); do taskset -pc "${CPU[1]}" "$thread" >/dev/null; done
     "$BIN/sluice-bench" config --system kernel --case "$case" "$([[ $rules == - ]] && echo --rules=10 || echo "--rules=$rules")" >"$LAB_DIR/nft"
-    in_ns gw nft -f "$LAB_DIR/nft"
+    in_ns gw nft -f "$LAB_DIR/nft" || return 1
     raise $CONNTRACK/nf_conntrack_max "$most"
     raise $CONNTRACK/nf_conntrack_buckets "$most"
     # A sender may have as many bytes under way as its socket's buffer has, and with the usual 208 KB it sleeps more than it sends.
@@ -128,7 +128,7 @@ run_kernel() {
         --vdev "$(pcap_port 1 wan 1)" --vdev "net_af_packet1,iface=wan,qdisc_bypass=1,framecnt=4096" \
         -- -i --forward-mode=io --port-topology=paired --total-num-mbufs="$((MBUFS + 16384))" --no-lsc-interrupt --auto-start
     case $case in
-    forward | new-connections) wait_for 60 kernel_sends || { tail -n 5 "$log" >&2; die "the kernel's load did not start"; } ;;
+    forward | new-connections) wait_for 60 kernel_sends || { tail -n 5 "$log" >&2; return 1; } ;;
     *) wait_for 90 kernel_has "$flows" || VOID=(--void "the kernel has $(kernel_connections) connections, not $flows") ;;
     esac
     sleep 1
@@ -149,7 +149,7 @@ kernel_has() { (($(kernel_connections) * 100 >= $1 * 99)); }
 kernel_sent() { in_ns gw cat /sys/class/net/to_{lan,wan}/statistics/rx_packets | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
 # Packets that found no room in the rings of the second CPU.
 kernel_refused() { in_ns load cat /sys/class/net/{lan,wan}/statistics/tx_dropped | awk '{ n += $1 } END { printf "%.0f\n", n }'; }
-napi_threads() { pgrep '^napi/(lan|wan)-' | sort || true; }
+napi_threads() { pgrep '^napi/[lw]an-' | sort || true; }
 kernel_sends() { (($(kernel_sent) > 0)); }
 
 give_back_kernel() {
