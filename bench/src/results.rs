@@ -184,7 +184,7 @@ impl Bar {
     }
 }
 
-/// Bars of docs/DESIGN.md that the ratio to testpmd decides on: case, flows, ratio.
+/// Bars of docs/BENCH.md that the ratio to testpmd decides on: case, flows, ratio.
 const RATIOS: [(&str, u64, f64); 6] = [
     ("snat", 1_000, 0.40),
     ("snat", 65_536, 0.35),
