@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::kernel::KernelError;
 use crate::kernel::setup;
 use crate::kernel::state::State;
+use crate::latency::Reset;
 use crate::leases::Meter;
 use crate::ledger::Ledger;
 use crate::publish::{PublishError, Published, Publisher};
@@ -95,6 +96,8 @@ pub struct Gateway {
     pub leases: Meter,
     /// The most failed translations without a rule that metrics have shown.
     pub nameless_failures: AtomicU64,
+    /// Since when latency is shown.
+    pub latency_reset: Reset,
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -125,6 +128,7 @@ impl Gateway {
             reloads: Default::default(),
             leases: Meter::default(),
             nameless_failures: AtomicU64::new(0),
+            latency_reset: Reset::default(),
             reloading: tokio::sync::Mutex::new(()),
         }
     }
