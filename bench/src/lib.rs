@@ -6,3 +6,4 @@
 pub mod flow;
 pub mod frame;
 pub mod pcap;
+pub mod rfc2544;

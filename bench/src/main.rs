@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use bench::flow::{Case, Endpoints, Flow, MAX_FLOWS};
 use bench::frame::{self, Mac};
-use bench::pcap;
+use bench::{pcap, rfc2544};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// MAC of DPDK's first and second pcap port: `02:70:63:61:70:NN`, NN counts the ports of the process.
@@ -36,6 +36,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Throughput, latency and loss by RFC 2544, of a gateway in another process.
+    Rfc2544(rfc2544::Args),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -47,7 +49,18 @@ enum CaseArg {
 }
 
 fn main() -> ExitCode {
-    let Command::Trace { case, flows, out } = Args::parse().command;
+    let (case, flows, out) = match Args::parse().command {
+        Command::Trace { case, flows, out } => (case, flows, out),
+        Command::Rfc2544(args) => {
+            return match rfc2544::run(&args, &mut io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => {
+                    eprintln!("sluice-bench: {e}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+    };
     let case = match case {
         CaseArg::Stateful => Case::Stateful,
         CaseArg::Snat => Case::Snat,
