@@ -205,6 +205,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Option<String> {
         ("dataplane.burst", a.burst == b.burst),
         ("dataplane.eal_args", a.eal_args == b.eal_args),
         ("dataplane.mbufs", a.mbufs == b.mbufs),
+        ("dataplane.poll", a.poll == b.poll),
         ("conntrack.max", a.conntrack_max == b.conntrack_max),
         ("defrag.memory", a.defrag.memory == b.defrag.memory),
         ("defrag.mode", a.defrag.mode == b.defrag.mode),

@@ -82,6 +82,7 @@ fn what_needs_a_restart_is_refused_by_name() {
     let cases = [
         ("workers: [1]", "workers: [2]", "dataplane.workers"),
         ("hugepages: off", "hugepages: on", "dataplane.hugepages"),
+        ("hugepages: off", "hugepages: off, poll: busy", "dataplane.poll"),
         ("net_null1", "net_null7", "interfaces.wan.device"),
         ("addresses: [192.0.2.1/24]", "addresses: [192.0.2.1/24], mtu: 1400", "interfaces.lan.mtu"),
         ("max: 2000", "max: 4096", "conntrack.max"),

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::api::Nanos;
 use dataplane::api::launch::{
-    self, DefragConfig, Handle, HugePages, InterfaceConfig, LaunchConfig, LaunchError, WorkerSeat,
+    self, DefragConfig, Handle, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Poll, WorkerSeat,
 };
 use dataplane::time::Clock;
 
@@ -335,6 +335,7 @@ fn launch_config(args: &Args) -> LaunchConfig {
         conntrack_max: 1,
         defrag: DefragConfig::default(),
         mbufs: Some(MBUFS),
+        poll: Poll::Auto,
         twins: false,
     }
 }
