@@ -38,6 +38,8 @@ enum Command {
     },
     /// Throughput, latency and loss by RFC 2544, of a gateway in another process.
     Rfc2544(rfc2544::Args),
+    /// How late an idle gateway in another process is: single packets after gaps.
+    Wakeup(rfc2544::wakeup::Args),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -51,15 +53,8 @@ enum CaseArg {
 fn main() -> ExitCode {
     let (case, flows, out) = match Args::parse().command {
         Command::Trace { case, flows, out } => (case, flows, out),
-        Command::Rfc2544(args) => {
-            return match rfc2544::run(&args, &mut io::stdout().lock()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => {
-                    eprintln!("sluice-bench: {e}");
-                    ExitCode::FAILURE
-                }
-            };
-        }
+        Command::Rfc2544(args) => return done(rfc2544::run(&args, &mut io::stdout().lock())),
+        Command::Wakeup(args) => return done(rfc2544::wakeup::run(&args, &mut io::stdout().lock())),
     };
     let case = match case {
         CaseArg::Stateful => Case::Stateful,
@@ -71,6 +66,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("sluice-bench: {}: {e}", out.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn done(result: Result<(), rfc2544::Error>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("sluice-bench: {e}");
             ExitCode::FAILURE
         }
     }

@@ -8,30 +8,31 @@
 //! which only just passed shows. Frames go one way and belong to flows that the gateway knows: they are sent once in
 //! each direction before.
 //!
+//! [`wakeup`] sends single packets through the same connection, to see how late an idle gateway is.
+//!
 //! *Life-cycle*: [`run`] once per process, for DPDK starts once. *Threads*: the caller's searches and prints, [`generator`]
 //! sends. *Sources*: RFC 2544.
 
+pub mod connection;
 pub mod frame;
 pub mod gateway;
 pub mod generator;
 pub mod search;
+pub mod wakeup;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::api::Nanos;
-use dataplane::api::launch::{
-    self, DefragConfig, Handle, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Poll, WorkerSeat,
-};
-use dataplane::time::Clock;
+use dataplane::api::launch::LaunchError;
+use hdrhistogram::Histogram;
 
-use self::frame::{Frames, MAX_FLOWS, Size, Way};
+use self::connection::{Connection, ConnectionArgs, LINK_UP, seconds, within};
+use self::frame::{MAX_FLOWS, Size, Way};
 use self::gateway::{Gateway, Quantiles};
-use self::generator::{Generator, Outcome, Trial};
-use self::search::{Tally, Terms};
+use self::generator::{Outcome, Trial};
+use self::search::Terms;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -42,20 +43,8 @@ pub const COLUMNS: &str = "size\tload_percent\tmpps\tloss\tp50_us\tp99_us\tp999_
 /// The columns of `--box`.
 const BOX_COLUMNS: &str = "size\tload_percent\ttime\tcount\tp50_us\tp99_us\tp999_us\tmax_us";
 
-/// The stations that the gateway has as its neighbours on both links.
-const ROUTERS: [Mac; 2] = [[2, 0, 0, 0, 0, 0x0a], [2, 0, 0, 0, 0, 0x0b]];
-
 /// Percents of the throughput at which the latency is measured, and the loss at last.
 const LOADS: [u64; 4] = [10, 50, 90, 100];
-
-/// How fast flows are made known to the gateway, frames per second.
-const LEARNING: u64 = 100_000;
-
-/// Packet buffers: rings of both ports, and bursts.
-const MBUFS: u32 = 16_383;
-
-/// How long the links may take to come up.
-const LINK_UP: Duration = Duration::from_secs(20);
 
 /// What to measure, and with what.
 #[derive(Debug, clap::Args)]
@@ -66,9 +55,6 @@ pub struct Args {
     /// Seconds for each trial; RFC 2544 asks for 60 at least.
     #[arg(long, default_value_t = 60.0)]
     trial: f64,
-    /// Seconds to wait for missing frames.
-    #[arg(long, default_value_t = 2.0)]
-    settle: f64,
     /// Largest distance between the rate found and one that lost frames, as a part of it.
     #[arg(long, default_value_t = 0.01)]
     resolution: f64,
@@ -84,27 +70,14 @@ pub struct Args {
     /// One of so many frames is timed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     sample: u64,
-    /// The memif socket at which the gateway serves interfaces 0 (lan) and 1 (wan).
-    #[arg(long, required_unless_present = "devices")]
-    socket: Option<PathBuf>,
-    /// Instead of memif: two devices of DPDK, to the gateway's lan and wan.
-    #[arg(long, num_args = 2, value_names = ["LAN", "WAN"], conflicts_with = "socket")]
-    devices: Option<Vec<String>>,
-    /// The gateway's MAC addresses there.
-    #[arg(long, num_args = 2, value_names = ["LAN", "WAN"], value_parser = mac, required = true)]
-    macs: Vec<Mac>,
-    /// The CPU that sends and receives.
-    #[arg(long, default_value_t = 0)]
-    cpu: usize,
-    /// DPDK's file prefix.
-    #[arg(long, default_value = "sluice-bench")]
-    file_prefix: String,
     /// The gateway's control socket: its own latency is asked for at each load, and written to the file of --box.
     #[arg(long, requires = "box_file")]
     control: Option<PathBuf>,
     /// Where to write what the gateway says.
     #[arg(long = "box", value_name = "FILE", requires = "control")]
     box_file: Option<PathBuf>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 /// Why a measurement did not come to its end.
@@ -121,7 +94,7 @@ pub enum Error {
         accepted: &'static str,
     },
     /// DPDK or a device.
-    #[error("{0}: {1}")]
+    #[error("{0}{1}")]
     Launch(LaunchError, String),
     /// A link without a carrier.
     #[error("the {0} link did not come up within {secs} s: is the gateway there?", secs = LINK_UP.as_secs())]
@@ -152,66 +125,27 @@ pub enum Error {
 /// # Errors
 /// Why there is no measurement.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
-    let bench = Bench::start(args)?;
+    let terms = Terms {
+        resolution: within("resolution", args.resolution, 0.0001, 0.5, "a part from 0.0001 to 0.5")?,
+        tolerance: within("tolerance", args.tolerance, 0.0, 0.5, "a part from 0 to 0.5")?,
+        retries: args.retries,
+    };
+    let duration = seconds("trial", args.trial)?;
+    let bench = Bench { args, terms, duration, connection: Connection::open(&args.connection)? };
     let result = bench.measure(out);
-    // Its report is about mbufs and ports of a process that ends: the measurement stands.
-    let _ = bench.handle.stop();
+    bench.connection.close();
     result
 }
 
-/// A generator that is connected to the gateway.
+/// What is measured with what.
 struct Bench<'a> {
     args: &'a Args,
     terms: Terms,
     duration: Nanos,
-    settle: Nanos,
-    handle: Handle,
-    trials: Sender<Trial>,
-    outcomes: Receiver<Outcome>,
-    /// Trials so far.
-    count: std::cell::Cell<u16>,
+    connection: Connection,
 }
 
-impl<'a> Bench<'a> {
-    fn start(args: &'a Args) -> Result<Self, Error> {
-        let terms = Terms {
-            resolution: within("resolution", args.resolution, 0.0001, 0.5, "a part from 0.0001 to 0.5")?,
-            tolerance: within("tolerance", args.tolerance, 0.0, 0.5, "a part from 0 to 0.5")?,
-            retries: args.retries,
-        };
-        let seconds = "seconds from 0.01 to 86400";
-        let nanos = |s: f64| Nanos(u64::try_from(Duration::from_secs_f64(s).as_nanos()).unwrap_or(u64::MAX));
-        let duration = nanos(within("trial", args.trial, 0.01, 86_400.0, seconds)?);
-        let settle = nanos(within("settle", args.settle, 0.01, 86_400.0, seconds)?);
-        let (trials, inbox) = bounded(1);
-        let (sender, outcomes) = bounded(1);
-        let clock = Clock::start();
-        let build = move |seat: WorkerSeat| {
-            Generator::new(seat.io, move || clock.now(), seat.commands, inbox.clone(), sender.clone())
-        };
-        let handle = launch::start(&launch_config(args), build).map_err(|e| {
-            let cause = std::error::Error::source(&e).map_or_else(String::new, ToString::to_string);
-            Error::Launch(e, cause)
-        })?;
-        let count = std::cell::Cell::new(0);
-        let bench = Self { args, terms, duration, settle, handle, trials, outcomes, count };
-        bench.wait_for_links()?;
-        Ok(bench)
-    }
-
-    fn wait_for_links(&self) -> Result<(), Error> {
-        let end = Instant::now() + LINK_UP;
-        for (interface, name) in ["lan", "wan"].into_iter().enumerate() {
-            while !self.handle.link(interface).up {
-                if Instant::now() > end {
-                    return Err(Error::Link(name));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        Ok(())
-    }
-
+impl Bench<'_> {
     fn measure(&self, out: &mut impl Write) -> Result<(), Error> {
         let mut boxes = match &self.args.box_file {
             Some(file) => Some(File::create(file).map_err(|e| Error::File(file.clone(), e))?),
@@ -228,7 +162,7 @@ impl<'a> Bench<'a> {
     }
 
     fn measure_size(&self, size: Size, out: &mut impl Write, mut boxes: Option<&mut File>) -> Result<(), Error> {
-        self.learn(size)?;
+        self.connection.learn(self.args.flows)?;
         let found = search::throughput(self.terms, |rate| self.trial(size, rate).map(|o| o.tally))?;
         if found.generator {
             eprintln!("{size}: the generator is the limit, not the gateway");
@@ -258,31 +192,9 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Has the gateway see each flow, and its answer.
-    fn learn(&self, size: Size) -> Result<(), Error> {
-        for (way, name) in [(Way::Original, "from lan to wan"), (Way::Reply, "from wan to lan")] {
-            let mut last = Tally { wanted: 0, offered: 0, received: 0, elapsed: 0 };
-            for _ in 0..3 {
-                let duration = Nanos::from_secs(60);
-                let trial = Trial {
-                    count: self.args.flows.into(),
-                    duration,
-                    ..self.spec(Size::Fixed(smallest(size)), way, Some(LEARNING))
-                };
-                last = self.ask(trial)?.tally;
-                if last.lost() == 0 {
-                    break;
-                }
-            }
-            if last.lost() > 0 {
-                return Err(Error::Learning { way: name, received: last.received, offered: last.offered });
-            }
-        }
-        Ok(())
-    }
-
     fn trial(&self, size: Size, rate: Option<u64>) -> Result<Outcome, Error> {
-        let outcome = self.ask(self.spec(size, Way::Original, rate))?;
+        let trial = self.connection.trial(size, self.args.flows, Way::Original, rate, self.duration);
+        let outcome = self.connection.run(Trial { sample: self.args.sample, ..trial })?;
         let Outcome { tally, refused, .. } = &outcome;
         let asked = rate.map_or("flat out".to_owned(), |r| format!("{:.3} Mpps", mega(r)));
         let late = if tally.on_time() { "" } else { ", the generator was late" };
@@ -294,69 +206,21 @@ impl<'a> Bench<'a> {
         );
         Ok(outcome)
     }
-
-    fn spec(&self, size: Size, way: Way, rate: Option<u64>) -> Trial {
-        let end = usize::from(way == Way::Reply);
-        self.count.set(self.count.get().wrapping_add(1));
-        Trial {
-            id: self.count.get(),
-            frames: Frames::new(size, self.args.flows, way, self.args.macs[end], ROUTERS[end]),
-            way,
-            rate,
-            duration: self.duration,
-            count: u64::MAX,
-            settle: self.settle,
-            sample: self.args.sample,
-        }
-    }
-
-    fn ask(&self, trial: Trial) -> Result<Outcome, Error> {
-        self.trials.send(trial).map_err(|_| Error::Generator)?;
-        self.outcomes.recv().map_err(|_| Error::Generator)
-    }
-}
-
-fn launch_config(args: &Args) -> LaunchConfig {
-    let memif = |id: usize| {
-        let socket = args.socket.as_deref().unwrap_or(std::path::Path::new("")).display();
-        format!("net_memif{id},role=client,id={id},socket={socket},socket-abstract=no")
-    };
-    let device = |n: usize| args.devices.as_ref().and_then(|d| d.get(n).cloned()).unwrap_or_else(|| memif(n));
-    let interface =
-        |n: usize, name: &str| InterfaceConfig { name: name.into(), device: device(n), mtu: 1500, vlan: None };
-    LaunchConfig {
-        workers: vec![args.cpu],
-        // A NIC reads packets where they lie; memif copies them.
-        hugepages: if args.devices.is_some() { HugePages::Auto } else { HugePages::Off },
-        burst: 64,
-        eal_args: Vec::new(),
-        file_prefix: args.file_prefix.clone(),
-        interfaces: vec![interface(0, "lan"), interface(1, "wan")],
-        conntrack_max: 1,
-        defrag: DefragConfig::default(),
-        mbufs: Some(MBUFS),
-        poll: Poll::Auto,
-        twins: false,
-    }
-}
-
-fn within(name: &'static str, value: f64, least: f64, most: f64, accepted: &'static str) -> Result<f64, Error> {
-    if (least..=most).contains(&value) { Ok(value) } else { Err(Error::Argument { name, value, accepted }) }
-}
-
-fn smallest(size: Size) -> u16 {
-    size.pattern().iter().copied().min().unwrap_or(64)
 }
 
 fn mega(rate: u64) -> f64 {
     rate as f64 / 1e6
 }
 
+/// `ns` as microseconds, where `times` has any.
+fn micros(times: &Histogram<u64>, ns: u64) -> String {
+    if times.is_empty() { "-".into() } else { format!("{:.1}", ns as f64 / 1e3) }
+}
+
 fn line(size: Size, load: u64, outcome: &Outcome) -> String {
     let Outcome { tally, times, .. } = outcome;
-    let us = |ns: u64| if times.is_empty() { "-".to_owned() } else { format!("{:.1}", ns as f64 / 1e3) };
-    let at = |quantile: f64| us(times.value_at_quantile(quantile));
-    let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), us(times.max()));
+    let at = |quantile: f64| micros(times, times.value_at_quantile(quantile));
+    let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), micros(times, times.max()));
     format!("{size}\t{load}\t{:.3}\t{:.6}\t{p50}\t{p99}\t{p999}\t{max}", mega(tally.rate()), tally.loss())
 }
 
@@ -365,13 +229,9 @@ fn box_line(size: Size, load: u64, time: &str, q: &Quantiles) -> String {
     format!("{size}\t{load}\t{time}\t{}\t{p50:.1}\t{p99:.1}\t{p999:.1}\t{max:.1}", q.count)
 }
 
-fn mac(text: &str) -> Result<Mac, String> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|b| u8::from_str_radix(b, 16).ok()).collect();
-    bytes.and_then(|b| b.try_into().ok()).ok_or_else(|| "six bytes in hexadecimal with colons between".into())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::search::Tally;
     use super::*;
 
     #[test]
@@ -387,13 +247,5 @@ mod tests {
         assert_eq!(line(Size::Fixed(64), 100, &none), "64\t100\t2.000\t0.000500\t-\t-\t-\t-");
         let q = Quantiles { count: 3, us: [1.0, 2.0, 3.0, 4.5] };
         assert_eq!(box_line(Size::Fixed(64), 10, "burst", &q).split('\t').count(), BOX_COLUMNS.split('\t').count());
-    }
-
-    #[test]
-    fn addresses_are_read_as_they_are_written() {
-        assert_eq!(mac("02:00:00:00:01:0a"), Ok([2, 0, 0, 0, 1, 10]));
-        for bad in ["", "02:00:00:00:01", "02:00:00:00:01:0a:0b", "02:00:00:00:01:0g", "0200:00:00:01:0a"] {
-            assert!(mac(bad).is_err(), "{bad}");
-        }
     }
 }
