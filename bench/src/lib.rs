@@ -16,4 +16,5 @@ pub mod report;
 pub mod results;
 pub mod scrape;
 
+pub mod rfc2544;
 pub mod rig;

@@ -3,8 +3,10 @@
 mod command;
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
+use bench::rfc2544;
 use clap::{Parser, Subcommand};
 
 use command::{config, report, round, trace};
@@ -26,6 +28,10 @@ enum Command {
     Round(round::Args),
     /// Print results: lines of a cell, or all of it as report, plots and JSON.
     Report(report::Args),
+    /// Throughput, latency and loss by RFC 2544, of a gateway in another process.
+    Rfc2544(rfc2544::Args),
+    /// How late an idle gateway in another process is: single packets after gaps.
+    Wakeup(rfc2544::wakeup::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +43,8 @@ fn main() -> ExitCode {
         }
         Command::Round(args) => round::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Rfc2544(args) => rfc2544::run(&args, &mut io::stdout().lock()).map_err(Into::into),
+        Command::Wakeup(args) => rfc2544::wakeup::run(&args, &mut io::stdout().lock()).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use control::config::{Config, load, parse};
 use dataplane::api::Nanos;
-use dataplane::api::launch::HugePages;
+use dataplane::api::launch::{HugePages, Poll};
 use dataplane::api::policy::{
     Action, ConntrackSpec, CtState, Hairpin, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, Mss, NatKind,
     NatRuleSpec, NetmapSide, OnReload, Policy, Pool, PreservePort, Timeouts, ToPort, ZoneId,
@@ -88,6 +88,16 @@ fn one_nat(keys: &str) -> NatRuleSpec {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
+}
+
+#[test]
+fn how_workers_wait_is_chosen_by_a_word_and_left_to_the_ports_without_one() {
+    let poll = |section: &str| gateway(&format!("{section}policy: {{}}\n")).expect("it is right").launch.poll;
+    assert_eq!(poll(""), Poll::Auto);
+    assert_eq!(poll("dataplane: {burst: 16}\n"), Poll::Auto);
+    for (word, meant) in [("auto", Poll::Auto), ("busy", Poll::Busy), ("adaptive", Poll::Adaptive)] {
+        assert_eq!(poll(&format!("dataplane: {{poll: {word}}}\n")), meant);
+    }
 }
 
 #[test]

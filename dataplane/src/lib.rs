@@ -31,6 +31,7 @@ pub mod nat;
 
 pub mod cpu;
 pub mod drop;
+pub mod poll;
 pub mod time;
 
 pub mod api;

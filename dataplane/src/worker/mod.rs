@@ -20,6 +20,8 @@ mod send;
 mod train;
 mod walk;
 
+use std::mem;
+
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
@@ -108,6 +110,8 @@ pub struct Worker<I: Io> {
     stopping: bool,
     last: Nanos,
     last_busy: bool,
+    /// Packets that this turn has received, from ports and from other workers.
+    moved: u64,
 }
 
 impl<I: Io> Worker<I> {
@@ -139,6 +143,7 @@ impl<I: Io> Worker<I> {
             stopping: false,
             last: now,
             last_busy: false,
+            moved: 0,
         }
     }
 
@@ -185,7 +190,8 @@ impl<I: Io> Worker<I> {
         let stats = &self.path.stats;
         if self.last_busy {
             stats.busy_ns.add(elapsed);
-            stats.burst.record(elapsed);
+            stats.burst.record(elapsed, 1);
+            stats.latency.record(elapsed, mem::take(&mut self.moved));
         } else {
             stats.idle_ns.add(elapsed);
         }
@@ -213,6 +219,7 @@ impl<I: Io> Worker<I> {
     fn take_in(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx, now: Nanos) {
         let counters = self.path.stats.port(port);
         counters.rx_packets.add(frames.len() as u64);
+        self.moved += frames.len() as u64;
         counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
         let interface = &self.path.interfaces[usize::from(port.interface())];
         let receiver = FrameReceiver {
@@ -355,6 +362,7 @@ impl<I: Io> Worker<I> {
             for _ in 0..self.burst {
                 let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
                 busy = true;
+                self.moved += 1 + u64::from(follow);
                 if packet.kind == L4::Fragment {
                     self.read_notes(now); // it may be the last of its datagram
                     self.process(true, now);

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig, Poll};
 use dataplane::api::policy::{AddrSet, Mss, PolicySpec};
 
 use super::node::{Node, Value};
@@ -127,6 +127,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
         conntrack_max: 0,
         defrag: DefragConfig::default(),
         mbufs: None,
+        poll: Poll::Auto,
         twins: true,
     };
     let Some(section) = node.map(|node| Dataplane::read(node, reader)) else { return launch };
@@ -153,6 +154,10 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
             }
             launch.eal_args.push(text.to_owned());
         }
+    }
+    if let Some(node) = section.poll {
+        let known = [("auto", Poll::Auto), ("busy", Poll::Busy), ("adaptive", Poll::Adaptive)];
+        launch.poll = reader.choice(node, &known, &[]).unwrap_or(Poll::Auto);
     }
     launch.mbufs = section.mbufs.and_then(|node| reader.number(node, 1024..=16_777_216_u32));
     launch
