@@ -176,6 +176,21 @@ impl<K: Key> Table<K> {
         self.index.remove(hashes[1], slot << 1 | 1);
     }
 
+    /// Brings closer what [`Table::unlink`] of an entry at hand will write.
+    pub fn prefetch_buckets_of(&self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            entry.keys.iter().for_each(|key| self.index.prefetch(self.hash(key)));
+        }
+    }
+
+    /// Brings an entry closer.
+    pub fn prefetch_slot(&self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            prefetch(&entry.keys);
+            prefetch(&entry.conn.cache);
+        }
+    }
+
     /// Gives the entry of an unlinked connection back.
     pub fn free(&mut self, slot: u32) {
         if let Some(e) = self.entries.get_mut(slot as usize) {
@@ -256,6 +271,12 @@ impl<K: Key> Aim<'_, K> {
             prefetch(body);
         }
         Some(value)
+    }
+
+    /// Where there is no candidate the packet may start a connection: the bucket of its answers' tuple, `inverse`, too.
+    #[cold]
+    pub fn expect(&self, inverse: &K) {
+        self.index.prefetch(inverse.hash(&self.seed));
     }
 }
 

@@ -122,7 +122,12 @@ fn sight<B: Buf>(frames: &[B], station: Station, v4: Aim<'_, Key4>, v6: Aim<'_, 
     }
     if plain {
         sights4.iter_mut().for_each(|sight| sight.hash = v4.hash(&sight.key));
-        sights4.iter_mut().for_each(|sight| sight.hint = v4.candidate(sight.hash, sight.tcp).unwrap_or(NO_HINT));
+        for sight in sights4 {
+            sight.hint = v4.candidate(sight.hash, sight.tcp).unwrap_or(NO_HINT);
+            if sight.hint == NO_HINT {
+                v4.expect(&sight.key.inverse());
+            }
+        }
         return true;
     }
     for n in 0..count {
