@@ -4,7 +4,7 @@
 //! all it touches; [`crate::path`] decides what becomes of each packet, this file carries it out on the frame's bytes.
 //!
 //! *Life-cycle*: built by `launch` (or a test), moved to its thread, ends after [`Command::Stop`]. *Threads*: one.
-//! *Limits*: per turn a few commands, one burst per port and per other worker, [`EXPIRIES`] looks at timers;
+//! *Limits*: per turn a few commands, one burst per port and per other worker, [`EXPIRIES`] looks at timers and one per packet;
 //! a bounded number of packets waits for neighbours.
 
 mod control;
@@ -44,7 +44,7 @@ use crate::path::{Outcome, Path, Refusal};
 use crate::steer::{self, Parcel, Parcels};
 use crate::time::Nanos;
 
-/// Connections that the timer wheel looks at per turn.
+/// Connections that the timer wheel looks at per turn, besides one for each packet of it.
 const EXPIRIES: u32 = 64;
 /// One of so many frames has its RSS hash compared with ours.
 const RSS_SAMPLE: u32 = 256;
@@ -157,7 +157,9 @@ impl<I: Io> Worker<I> {
             busy |= self.receive(port, now);
         }
         busy |= self.receive_parcels(now);
-        self.path.tick(EXPIRIES, now);
+        // As many may have begun as packets were moved: so many more may end.
+        let begun = u32::try_from(self.moved).unwrap_or(u32::MAX);
+        self.path.tick(EXPIRIES.saturating_add(begun), now);
         self.path.expire_reservations(now);
         busy |= self.release_parked(now);
         self.give_up_held(now);
