@@ -138,11 +138,8 @@ fn sorted(lab: &mut Lab) -> BTreeMap<(u16, u8, Vec<u8>), Vec<Vec<u8>>> {
 fn counted(lab: &mut Lab) -> String {
     let s = &lab.stats[0];
     let classified: Vec<_> = s.classified.iter().flatten().map(|c| c.value()).collect();
-    let ports: Vec<_> = s
-        .ports
-        .iter()
-        .map(|p| [&p.rx_packets, &p.rx_bytes, &p.tx_packets, &p.tx_bytes].map(|c| c.value()))
-        .collect();
+    let ports: Vec<_> =
+        s.ports.iter().map(|p| [&p.rx_packets, &p.rx_bytes, &p.tx_packets, &p.tx_bytes].map(|c| c.value())).collect();
     let rules = lab.workers[0].path().rules.totals();
     let conns: std::collections::BTreeSet<_> = lab.conns().iter().map(|c| format!("{c:?}")).collect();
     format!("{:?}\n{classified:?}\n{ports:?}\n{rules:?}\n{conns:#?}", lab.drops())

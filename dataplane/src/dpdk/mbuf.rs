@@ -10,6 +10,11 @@ use dpdk_sys as sys;
 
 use crate::io::{Buf, RxChecksum};
 
+/// [`sys::SHIM_CSUM_GOOD`] as wide as the flags are.
+#[expect(clippy::cast_possible_truncation, reason = "checked by the line below")]
+const GOOD: u8 = sys::SHIM_CSUM_GOOD as u8;
+const _: () = assert!(GOOD as u32 == sys::SHIM_CSUM_GOOD);
+
 /// One frame. What its owner asks often is cached beside the pointer, so that [`Buf`] needs no foreign call.
 #[repr(transparent)]
 pub struct Mbuf(sys::shim_frame);
@@ -104,6 +109,11 @@ impl Buf for Mbuf {
         } else {
             RxChecksum::Unknown
         }
+    }
+
+    #[inline]
+    fn vouch(&mut self) {
+        self.0.flags |= GOOD;
     }
 }
 

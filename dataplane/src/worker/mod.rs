@@ -10,6 +10,7 @@
 mod control;
 mod fast;
 mod first;
+mod handover;
 mod header;
 mod helped;
 mod mss;
@@ -31,8 +32,7 @@ use self::parked::Parked;
 use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
-use crate::conntrack::signpost::WorkerId;
-use crate::defrag::{self, Defrag, Piece, Train};
+use crate::defrag::{self, Defrag, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
@@ -96,6 +96,10 @@ pub struct Worker<I: Io> {
     tx: Vec<Box<Burst<I::Buf>>>,
     /// Room for the frames of a burst; taken out while it is worked on.
     rx: Option<Box<Burst<I::Buf>>>,
+    /// Room for what another worker has handed over, likewise.
+    inbox: Option<Box<ArrayVec<Parcel<I::Buf>, MAX_BURST>>>,
+    /// Whether the frames in hand come from another worker: they are not steered again.
+    handed: bool,
     held: ArrayVec<Held<I::Buf>, HELD>,
     parked: Parked<I::Buf>,
     /// Connections that the operator makes, while some are pending.
@@ -129,6 +133,8 @@ impl<I: Io> Worker<I> {
             sights: Some(Box::default()),
             tx: (0..ports).map(|_| Box::default()).collect(),
             rx: Some(Box::default()),
+            inbox: Some(Box::default()),
+            handed: false,
             held: ArrayVec::new(),
             parked,
             creating: None,
@@ -155,6 +161,7 @@ impl<I: Io> Worker<I> {
         self.path.tick(EXPIRIES, now);
         self.path.expire_reservations(now);
         busy |= self.release_parked(now);
+        self.flush_parcels();
         self.give_up_held(now);
         self.expire_fragments(now);
         self.flush();
@@ -206,6 +213,7 @@ impl<I: Io> Worker<I> {
             busy = true;
         }
         self.rx = Some(frames);
+        self.flush_parcels();
         busy
     }
 
@@ -214,6 +222,11 @@ impl<I: Io> Worker<I> {
         let counters = self.path.stats.port(port);
         counters.rx_packets.add(frames.len() as u64);
         counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
+        self.take_frames(frames, port, now);
+    }
+
+    /// Takes frames through all stages that came in by `port`, here or at another worker; none is left.
+    fn take_frames(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx, now: Nanos) {
         let interface = &self.path.interfaces[usize::from(port.interface())];
         let receiver = FrameReceiver {
             port,
@@ -296,7 +309,7 @@ impl<I: Io> Worker<I> {
             self.path.stats.drop_packet(DropReason::NoBuffer);
             return;
         }
-        let home = if self.path.steer.is_alone() || self.comes_home(&buf, &packet) {
+        let home = if self.path.steer.is_alone() || self.handed || self.comes_home(&buf, &packet) {
             self.path.steer.me()
         } else {
             self.path.home(&packet)
@@ -348,50 +361,6 @@ impl<I: Io> Worker<I> {
         true
     }
 
-    /// Packets that other workers handed over.
-    fn receive_parcels(&mut self, now: Nanos) -> bool {
-        let mut busy = false;
-        for from in 0..self.parcels.workers() {
-            for _ in 0..self.burst {
-                let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
-                busy = true;
-                if packet.kind == L4::Fragment {
-                    self.read_notes(now); // it may be the last of its datagram
-                    self.process(true, now);
-                    self.fragment(buf, packet, now); // its addresses' home puts it together
-                } else if follow > 0 {
-                    // What came before it goes first.
-                    self.read_notes(now);
-                    self.process(true, now);
-                    self.receive_train(from, buf, packet, follow);
-                    self.judge_train(packet, true, now);
-                } else {
-                    self.enqueue(buf, packet);
-                }
-            }
-            busy |= self.read_notes(now);
-            self.process(true, now);
-        }
-        busy
-    }
-
-    /// Takes the fragments that follow a datagram's first one out of the ring; they were put there together.
-    fn receive_train(&mut self, from: usize, buf: I::Buf, packet: Packet, follow: u8) {
-        self.train.push(Piece { buf, packet });
-        for _ in 0..follow {
-            if let Some(Parcel { buf, packet, .. }) = self.parcels.receive(from) {
-                self.train.push(Piece { buf, packet });
-            }
-        }
-    }
-
-    fn hand_over(&mut self, buf: I::Buf, packet: Packet, to: WorkerId, cause: HandoverCause) {
-        match self.parcels.send(to, Parcel { buf, packet, follow: 0 }) {
-            Ok(()) => self.path.stats.handover(cause),
-            Err(_) => self.path.stats.drop_packet(DropReason::HandoverFull),
-        }
-    }
-
     // ---- Judge and carry out ----------------------------------------------------------------------------------------
 
     /// Adds a packet to the batch. At most [`MAX_BURST`] come between two calls of [`Worker::process`].
@@ -406,6 +375,7 @@ impl<I: Io> Worker<I> {
     /// The batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
     /// `handed`: another worker has sent them here.
     fn process(&mut self, handed: bool, now: Nanos) {
+        let handed = handed || self.handed;
         let Some(mut batch) = self.batch.take() else { return };
         let Batch { bufs, packets } = &mut *batch;
         for p in packets.iter_mut() {
