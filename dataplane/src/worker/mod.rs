@@ -44,8 +44,10 @@ use crate::time::Nanos;
 
 /// Connections that the timer wheel looks at per turn.
 const EXPIRIES: u32 = 64;
-/// One of so many frames has its RSS hash compared with ours.
+/// One of so many frames of a kind, the first among them, has its RSS hash compared with ours.
 const RSS_SAMPLE: u32 = 256;
+/// Kinds of frames that a device may hash each in its way: TCP and UDP over IPv4 and IPv6.
+const RSS_KINDS: usize = 4;
 
 /// Packets in hand: frames, and beside each what is known of it.
 #[derive(Debug)]
@@ -83,8 +85,8 @@ pub struct Worker<I: Io> {
     index: usize,
     burst: usize,
     rss: Vec<bool>,
-    /// Frames taken on trust, by interface: each port's first is compared.
-    samples: Vec<u32>,
+    /// Frames taken on trust, by interface and kind.
+    samples: Vec<[u32; RSS_KINDS]>,
     parcels: Parcels<I::Buf>,
     commands: Receiver<Command>,
     messages: Sender<Message>,
@@ -124,7 +126,7 @@ impl<I: Io> Worker<I> {
             path,
             index: setup.index,
             burst: setup.burst.clamp(1, MAX_BURST),
-            samples: vec![0; setup.rss.len()],
+            samples: vec![[0; RSS_KINDS]; setup.rss.len()],
             rss: setup.rss,
             parcels: setup.parcels,
             commands: setup.commands,
@@ -330,8 +332,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash; a port that
-    /// disagrees is steered in software from then on.
+    /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash, of each kind
+    /// apart: a device may know our key and yet hash some kinds otherwise. A port that disagrees is steered in software from
+    /// then on.
+    ///
+    /// Only what belongs to no connection here gets as far as this: who finds its connection is right here, whatever the
+    /// port says of it. And trust decides nothing but who looks first: what is here by mistake finds no connection, and
+    /// [`Path::judge`] sends it home. So a port that lies costs a lookup in vain until it is found out, and that is
+    /// after [`RSS_SAMPLE`] such frames of a kind at the latest.
     fn comes_home(&mut self, buf: &I::Buf, p: &Packet) -> bool {
         let interface = usize::from(p.in_port.interface());
         // The device has hashed the address that it came with.
@@ -345,11 +353,14 @@ impl<I: Io> Worker<I> {
             L4::Fragment => return false,
             _ => {}
         }
-        if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
-            return true;
-        }
-        let sample = self.samples[interface];
-        self.samples[interface] = sample.wrapping_add(1);
+        let kind = match p.kind {
+            L4::Tcp(_) => 0,
+            L4::Udp => 1,
+            _ => return true,
+        };
+        let kind = kind + if p.tuple.is_ipv4() { 0 } else { 2 };
+        let sample = self.samples[interface][kind];
+        self.samples[interface][kind] = sample.wrapping_add(1);
         if sample.is_multiple_of(RSS_SAMPLE) {
             let agrees = buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
             if !agrees {
