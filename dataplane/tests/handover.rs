@@ -16,6 +16,7 @@ use dataplane::api::DropReason;
 use dataplane::api::policy::*;
 use dataplane::api::stats::HandoverCause;
 use dataplane::conntrack::tuple::proto;
+use dataplane::defrag;
 use dataplane::io::PortIdx;
 use dataplane::steer::PACKET_RING;
 
@@ -110,6 +111,40 @@ fn packets_of_a_connection_keep_their_order_through_bursts() {
         lab.sound();
     }
     assert!(led > 500, "{led} were led by signposts");
+}
+
+/// A datagram in fragments travels with what is known of it, the others as frames: one ring, one order.
+#[test]
+fn datagrams_in_fragments_keep_their_place_among_whole_ones() {
+    for mode in [defrag::Mode::Reassemble, defrag::Mode::Virtual] {
+        let mut seen = 0;
+        for port in 4000..4040 {
+            let defrag = defrag::Setup { mode, ..defrag::Setup::default() };
+            let setup = Setup { workers: 4, arrival: Arrival::Anywhere, defrag, ..Setup::default() };
+            let mut lab = Lab::with(usual(), setup);
+            // All come in where fragments are put together, which is not their home.
+            let met = lab.home(&tuple("10.0.0.2", 0, SERVER, 0, proto::UDP));
+            if met == lab.home(&tuple("10.0.0.2", port, SERVER, 53, proto::UDP)) {
+                continue;
+            }
+            seen += 1;
+            let mut expected = Vec::new();
+            for n in 0..24u8 {
+                let len = if n % 3 == 1 { 2000 } else { 40 };
+                let p = addressed(LAN, &udp("10.0.0.2", port, SERVER, 53, &vec![n; len]));
+                let pieces = if len == 40 { vec![p] } else { Pkt { id: u16::from(n), ..p }.fragments(1480) };
+                for f in pieces {
+                    lab.arrive_at(met, LAN, &f.frame());
+                    expected.push(n);
+                }
+            }
+            lab.run();
+            let order: Vec<_> = lab.collect().iter().map(|(_, s)| *s.payload.last().expect("data")).collect();
+            assert_eq!(order, expected, "{mode:?}");
+            assert_eq!(lab.pool.live(), 0);
+        }
+        assert!(seen > 10);
+    }
 }
 
 /// Frames say nothing of what their first worker has found out: the owner finds the same.
