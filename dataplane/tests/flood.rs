@@ -72,18 +72,18 @@ fn flood(kind: Kind, r: &mut Random) -> Pkt {
 struct Session(u16);
 
 impl Session {
-    fn from_client(&self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Pkt {
+    fn client_says(&self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Pkt {
         addressed(LAN, &tcp("10.0.0.2", self.0, SERVER, 443, flags, seq, ack, data))
     }
 
-    fn from_server(&self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Pkt {
+    fn server_says(&self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Pkt {
         addressed(WAN, &tcp(SERVER, 443, "10.0.0.2", self.0, flags, seq, ack, data))
     }
 
     fn data(&self, nth: u32) -> [(PortIdx, Pkt); 2] {
         let (seq, ack) = (101 + nth * 4, 501 + nth * 4);
-        let question = self.from_client(ACK | PSH, seq, ack, &nth.to_be_bytes());
-        [(LAN, question), (WAN, self.from_server(ACK | PSH, ack, seq + 4, &nth.to_be_bytes()))]
+        let question = self.client_says(ACK | PSH, seq, ack, &nth.to_be_bytes());
+        [(LAN, question), (WAN, self.server_says(ACK | PSH, ack, seq + 4, &nth.to_be_bytes()))]
     }
 }
 
@@ -100,9 +100,9 @@ fn is_of_session(seen: &Seen) -> bool {
 fn sessions(lab: &mut Lab) -> Vec<Session> {
     let all: Vec<_> = (0..SESSIONS).map(|n| Session(20000 + n)).collect();
     for s in &all {
-        lab.passes(LAN, &s.from_client(SYN, 100, 0, b""), WAN);
-        lab.passes(WAN, &s.from_server(SYN | ACK, 500, 101, b""), LAN);
-        lab.passes(LAN, &s.from_client(ACK, 101, 501, b""), WAN);
+        lab.passes(LAN, &s.client_says(SYN, 100, 0, b""), WAN);
+        lab.passes(WAN, &s.server_says(SYN | ACK, 500, 101, b""), LAN);
+        lab.passes(LAN, &s.client_says(ACK, 101, 501, b""), WAN);
     }
     all
 }
@@ -256,11 +256,11 @@ fn got_in(rtt: u32, answers: bool) -> usize {
     let mut done = 0;
     for n in 0..200 {
         let s = Session(40000 + n);
-        lab.passes(LAN, &s.from_client(SYN, 100, 0, b""), WAN);
+        lab.passes(LAN, &s.client_says(SYN, 100, 0, b""), WAN);
         send(&mut lab, rtt);
-        let answered = lab.send(WAN, &s.from_server(SYN | ACK, 500, 101, b"")).len();
+        let answered = lab.send(WAN, &s.server_says(SYN | ACK, 500, 101, b"")).len();
         send(&mut lab, 64);
-        let acknowledged = lab.send(LAN, &s.from_client(ACK, 101, 501, b"")).len();
+        let acknowledged = lab.send(LAN, &s.client_says(ACK, 101, 501, b"")).len();
         done += answered.min(acknowledged);
     }
     done
