@@ -29,7 +29,6 @@ const FUNCTIONS: &[&str] = &[
     "shim_errno",
     "shim_pin",
     "shim_netdev_here",
-    "shim_frame_of",
     "shim_rx_burst",
     "shim_tx_burst",
     "shim_alloc",
@@ -45,7 +44,7 @@ const FUNCTIONS: &[&str] = &[
     "shim_port_remove",
 ];
 
-const TYPES: &[&str] = &["shim_frame", "shim_port"];
+const TYPES: &[&str] = &["shim_port"];
 
 const CONSTANTS: &[&str] = &["SHIM_.*", "RTE_PKTMBUF_HEADROOM"];
 

@@ -52,7 +52,7 @@ job_doc() {
     RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' check doc \
         cargo doc --workspace --no-deps --document-private-items --locked
 }
-job_shell() { check shell shellcheck scripts/run scripts/test scripts/bench scripts/check-bare scripts/differential .ci/run scripts/*.sh scripts/e2e/*.sh; }
+job_shell() { check shell shellcheck scripts/run scripts/test scripts/bench scripts/bench-rfc2544 scripts/check-bare scripts/differential .ci/run scripts/*.sh scripts/e2e/*.sh; }
 job_deny() { check deny cargo deny --offline check licenses bans sources; }
 
 # The seam: what control imports of the dataplane is in dataplane::api.

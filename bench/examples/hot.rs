@@ -15,8 +15,8 @@ fn main() {
     let frames = |side: usize| {
         let frame = |i| {
             let flow = Flow::number(i, case);
-            let at = if side == 0 { flow.original } else { flow.reply };
-            frame::udp(PORTS[side], ROUTERS[side], at, frame::SHORTEST)
+            let at = if side == 0 { flow.lan } else { flow.wan };
+            frame::udp(frame::Link { to: PORTS[side], from: ROUTERS[side] }, at, frame::SHORTEST)
         };
         (0..flows).map(frame).collect()
     };

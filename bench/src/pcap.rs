@@ -14,22 +14,46 @@ const HEADER: [u8; 24] = {
     h
 };
 
-/// Writes a whole file: `frames`, all of them at time 0.
-///
-/// # Errors
-/// Those of `out`; a frame of more than 65,535 bytes.
-pub fn write(mut out: impl Write, frames: impl Iterator<Item = impl AsRef<[u8]>>) -> io::Result<()> {
-    out.write_all(&HEADER)?;
-    for frame in frames {
-        let frame = frame.as_ref();
+/// A file being written, all of its frames at time 0.
+#[derive(Debug)]
+pub struct Writer<W> {
+    out: W,
+    frames: u64,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        out.write_all(&HEADER)?;
+        Ok(Self { out, frames: 0 })
+    }
+
+    /// Adds a frame.
+    ///
+    /// # Errors
+    /// Those of the file; a frame of more than 65,535 bytes.
+    pub fn frame(&mut self, frame: &[u8]) -> io::Result<()> {
         let len = u16::try_from(frame.len()).map_err(io::Error::other)?;
         let len = u32::from(len).to_le_bytes();
-        out.write_all(&[0; 8])?; // seconds, microseconds
-        out.write_all(&len)?; // captured
-        out.write_all(&len)?; // on the wire
-        out.write_all(frame)?;
+        self.out.write_all(&[0; 8])?; // seconds, microseconds
+        self.out.write_all(&len)?; // captured
+        self.out.write_all(&len)?; // on the wire
+        self.out.write_all(frame)?;
+        self.frames += 1;
+        Ok(())
     }
-    out.flush()
+
+    /// Ends the file; how many frames it has.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.out.flush()?;
+        Ok(self.frames)
+    }
 }
 
 #[cfg(test)]
@@ -39,7 +63,11 @@ mod tests {
     #[test]
     fn a_file_has_the_header_and_each_frame_behind_its_own() {
         let mut file = Vec::new();
-        write(&mut file, [[7; 60], [8; 60]].into_iter()).expect("a Vec takes all");
+        let mut writer = Writer::new(&mut file).expect("a Vec takes all");
+        for byte in [7, 8] {
+            writer.frame(&[byte; 60]).expect("a Vec takes all");
+        }
+        assert_eq!(writer.finish().expect("a Vec takes all"), 2);
         assert_eq!(file.len(), 24 + 2 * (16 + 60));
         assert_eq!(file[..8], [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0]);
         assert_eq!(file[24..40], [0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 60, 0, 0, 0]);

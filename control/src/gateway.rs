@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::kernel::KernelError;
 use crate::kernel::setup;
 use crate::kernel::state::State;
+use crate::latency::Reset;
 use crate::leases::Meter;
 use crate::ledger::Ledger;
 use crate::publish::{PublishError, Published, Publisher};
@@ -95,6 +96,8 @@ pub struct Gateway {
     pub leases: Meter,
     /// The most failed translations without a rule that metrics have shown.
     pub nameless_failures: AtomicU64,
+    /// Since when latency is shown.
+    pub latency_reset: Reset,
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -125,6 +128,7 @@ impl Gateway {
             reloads: Default::default(),
             leases: Meter::default(),
             nameless_failures: AtomicU64::new(0),
+            latency_reset: Reset::default(),
             reloading: tokio::sync::Mutex::new(()),
         }
     }
@@ -201,6 +205,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Option<String> {
         ("dataplane.burst", a.burst == b.burst),
         ("dataplane.eal_args", a.eal_args == b.eal_args),
         ("dataplane.mbufs", a.mbufs == b.mbufs),
+        ("dataplane.poll", a.poll == b.poll),
         ("conntrack.max", a.conntrack_max == b.conntrack_max),
         ("defrag.memory", a.defrag.memory == b.defrag.memory),
         ("defrag.mode", a.defrag.mode == b.defrag.mode),

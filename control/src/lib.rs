@@ -16,6 +16,7 @@ pub mod cpu;
 pub mod daemon;
 pub mod gateway;
 pub mod kernel;
+pub mod latency;
 pub mod leases;
 pub mod ledger;
 pub mod metrics;

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use dataplane::api::DropReason;
+use dataplane::api::histogram::Histogram;
 use dataplane::api::policy::CtState;
 use dataplane::api::stats::{
-    BURST_BOUNDS_NS, Counter, CtEvent, FragmentResult, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters,
-    WorkerStats,
+    Counter, CtEvent, FragmentResult, HandoverCause, IcmpErrorKind, NAT_PROTOCOLS, PortCounters, WorkerStats,
 };
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
@@ -230,24 +230,41 @@ fn process(f: &mut Families, g: &Gateway) {
             cycles.add_float(&[("worker", &name), ("kind", kind)], (ns.value() as f64 * per_ns).round());
         }
     }
-    let mut histogram = proto::Histogram::default();
-    let (mut below, mut buckets) = (0, Vec::new());
-    for (i, bound) in BURST_BOUNDS_NS.iter().enumerate() {
-        below += sum(g, |s| s.burst.buckets[i].value());
-        let mut bucket = proto::Bucket::default();
-        bucket.set_upper_bound(*bound as f64 / 1e9);
-        bucket.set_cumulative_count(below);
-        buckets.push(bucket);
-    }
-    histogram.set_sample_count(below + sum(g, |s| s.burst.buckets[BURST_BOUNDS_NS.len()].value()));
-    histogram.set_sample_sum(sum(g, |s| s.burst.sum_ns.value()) as f64 / 1e9);
-    histogram.set_bucket(buckets);
-    f.histogram("sluice_burst_seconds", "Time from a burst's arrival to its departure.", histogram);
+    f.histogram("sluice_burst_seconds", "Time from a burst's arrival to its departure.", durations(g, |s| &s.burst));
+    let help = "Time of packets in the box, from the poll that received them until their burst was sent.";
+    f.histogram("sluice_packet_latency_seconds", help, durations(g, |s| &s.latency));
     let mut build = f.gauge("sluice_build_info", "Always 1; the labels say what runs.");
     build.add(&[("version", VERSION), ("dpdk", &g.dpdk_version)], 1);
     let mut uptime = f.gauge("sluice_uptime_seconds", "Time since the gateway was ready.");
     uptime.add_float(&[], g.started.elapsed().as_secs_f64());
 }
+
+/// A histogram of all workers together. The bounds cut through the workers' buckets: up to 0.8 % more than a bound counts as
+/// within it.
+fn durations(g: &Gateway, of: fn(&WorkerStats) -> &Histogram) -> proto::Histogram {
+    let mut within = [0; DURATION_BOUNDS_NS.len()];
+    let mut all = 0;
+    for (ns, n) in g.workers.stats().flat_map(|s| of(s).counts()) {
+        all += n;
+        let first = DURATION_BOUNDS_NS.partition_point(|&bound| bound < ns);
+        within[first..].iter_mut().for_each(|count| *count += n);
+    }
+    let bucket = |(bound, count): (u64, u64)| {
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(bound as f64 / 1e9);
+        bucket.set_cumulative_count(count);
+        bucket
+    };
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(DURATION_BOUNDS_NS.into_iter().zip(within).map(bucket).collect());
+    histogram.set_sample_count(all);
+    histogram.set_sample_sum(sum(g, |s| of(s).sum_ns()) as f64 / 1e9);
+    histogram
+}
+
+/// Upper bounds of the histograms' buckets, nanoseconds; one more bucket takes what is above.
+const DURATION_BOUNDS_NS: [u64; 12] =
+    [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 512_000, 2_000_000, 10_000_000];
 
 fn sum(g: &Gateway, of: impl Fn(&WorkerStats) -> u64) -> u64 {
     g.workers.stats().map(of).fold(0, u64::wrapping_add)

@@ -82,6 +82,7 @@ fn what_needs_a_restart_is_refused_by_name() {
     let cases = [
         ("workers: [1]", "workers: [2]", "dataplane.workers"),
         ("hugepages: off", "hugepages: on", "dataplane.hugepages"),
+        ("hugepages: off", "hugepages: off, poll: busy", "dataplane.poll"),
         ("net_null1", "net_null7", "interfaces.wan.device"),
         ("addresses: [192.0.2.1/24]", "addresses: [192.0.2.1/24], mtu: 1400", "interfaces.lan.mtu"),
         ("max: 2000", "max: 4096", "conntrack.max"),
@@ -166,6 +167,7 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
         ("sluice_policy_generation", "gauge"),
         ("sluice_worker_cycles_total", "counter"),
         ("sluice_burst_seconds", "histogram"),
+        ("sluice_packet_latency_seconds", "histogram"),
         ("sluice_icmp_errors_total", "counter"),
         ("sluice_signposts", "gauge"),
         ("sluice_interface_up", "gauge"),
@@ -197,6 +199,7 @@ fn every_metric_of_the_contract_is_there_with_help_and_type() {
         "sluice_interface_up{interface=\"lan\"} 1",
         "sluice_interface_up{interface=\"wan\"} 0",
         "sluice_burst_seconds_bucket{le=\"+Inf\"} 0",
+        "sluice_packet_latency_seconds_bucket{le=\"+Inf\"} 0",
     ] {
         assert!(text.contains(&format!("{line}\n")), "{line}");
     }
@@ -213,8 +216,11 @@ fn counters_of_all_workers_are_added_up() {
         s.ports[1].rx_packets.add(1000); // lan's twin is not the wire
         s.ports[2].tx_bytes.add(7);
         s.drop_packet(DropReason::PolicyDefault);
-        s.burst.record(400);
-        s.burst.record(3_000_000_000);
+        s.burst.record(400, 1);
+        s.burst.record(3_000_000_000, 1);
+        s.latency.record(500, 32);
+        s.latency.record(3_000, 1);
+        s.latency.record(60_000_000_000, 1);
         s.busy_ns.add(1000);
     }
     assert_eq!(lab.metric(r#"sluice_packets_total{interface="lan",direction="rx"}"#), Some(21.0));
@@ -222,9 +228,49 @@ fn counters_of_all_workers_are_added_up() {
     assert_eq!(lab.metric(r#"sluice_dropped_packets_total{reason="policy_default"}"#), Some(2.0));
     assert_eq!(lab.metric(r#"sluice_burst_seconds_bucket{le="0.0000005"}"#), Some(2.0));
     assert_eq!(lab.metric("sluice_burst_seconds_count"), Some(4.0));
+    assert_eq!(lab.metric("sluice_burst_seconds_sum"), Some(6.0000008));
+    let latency = |le: &str| lab.metric(&format!("sluice_packet_latency_seconds_bucket{{le=\"{le}\"}}"));
+    // A bound is within its bucket.
+    assert_eq!((latency("0.0000005"), latency("0.000002"), latency("0.000004")), (Some(64.0), Some(64.0), Some(66.0)));
+    assert_eq!((latency("0.01"), latency("+Inf")), (Some(66.0), Some(68.0)));
     assert!(lab.metric(r#"sluice_worker_cycles_total{worker="1",kind="busy"}"#).is_some_and(|c| c >= 100.0));
     let interfaces = json(&lab.ctl(&["--json", "show", "interfaces"]).expect("interfaces"));
     assert_eq!((&interfaces[0]["rx_packets"], &interfaces[0]["mac"]), (&21.into(), &"02:00:00:00:00:00".into()));
+    lab.stop();
+}
+
+#[test]
+fn latency_is_shown_by_worker_and_of_all_and_begins_anew_after_a_reset() {
+    let lab = Lab::start(2, RULES);
+    for (s, ns) in lab.stats.iter().zip([1_000, 100_000]) {
+        s.burst.record(ns, 1);
+        s.latency.record(ns, 9);
+    }
+    lab.stats[0].latency.record(2_000_000, 2);
+    let text = lab.ctl(&["show", "latency"]).expect("latency");
+    let expect = "WORKER  TIME    COUNT  MIN µs  P50 µs  P90 µs  P99 µs  P99.9 µs  P99.99 µs  MAX µs
+0       burst       1     1.0     1.0     1.0     1.0       1.0        1.0     1.0
+0       packet     11     1.0     1.0  2007.0  2007.0    2007.0     2007.0  2007.0
+1       burst       1    99.8   100.4   100.4   100.4     100.4      100.4   100.4
+1       packet      9    99.8   100.4   100.4   100.4     100.4      100.4   100.4
+all     burst       2     1.0     1.0   100.4   100.4     100.4      100.4   100.4
+all     packet     20     1.0   100.4   100.4  2007.0    2007.0     2007.0  2007.0
+counted for 0 s
+";
+    assert_eq!(text, expect);
+
+    let last = json(&lab.ctl(&["--json", "show", "latency", "--reset"]).expect("reset"));
+    assert_eq!((&last["total"]["packet"]["count"], &last["workers"][1]["burst"]["count"]), (&20.into(), &1.into()));
+    lab.stats[1].latency.record(500, 3);
+    let anew = json(&lab.ctl(&["--json", "show", "latency"]).expect("latency"));
+    assert_eq!(
+        (&anew["workers"][0]["packet"]["count"], &anew["workers"][0]["packet"]["p50_us"]),
+        (&0.into(), &Value::Null)
+    );
+    assert_eq!((&anew["total"]["packet"]["count"], &anew["total"]["packet"]["max_us"]), (&3.into(), &0.501.into()));
+    assert_eq!(lab.metric("sluice_packet_latency_seconds_count"), Some(23.0), "metrics go on");
+    let error = lab.ctl(&["show", "rules", "--reset"]).expect_err("rules are not counted anew");
+    assert_eq!((error.to_string().as_str(), error.exit_status()), ("--reset is about `show latency` alone", 2));
     lab.stop();
 }
 
@@ -265,7 +311,6 @@ fn what_is_not_built_says_so_with_status_2() {
         &["capture"],
         &["top"],
         &["import", "nft", "file"],
-        &["show", "latency"],
         &["reload", "--confirm", "60s"],
     ] {
         let out = Command::new(env!("CARGO_BIN_EXE_sluicectl")).args(command).output().expect("sluicectl");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use control::config::{Config, load, parse};
 use dataplane::api::Nanos;
-use dataplane::api::launch::HugePages;
+use dataplane::api::launch::{HugePages, Poll};
 use dataplane::api::policy::{
     Action, ConntrackSpec, CtState, Hairpin, HelperKind, LimitPer, LimitSpec, LogInvalid, Match, Mss, NatKind,
     NatRuleSpec, NetmapSide, OnReload, Policy, Pool, PreservePort, Timeouts, ToPort, ZoneId,
@@ -91,12 +91,22 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
+fn how_workers_wait_is_chosen_by_a_word_and_left_to_the_ports_without_one() {
+    let poll = |section: &str| gateway(&format!("{section}policy: {{}}\n")).expect("it is right").launch.poll;
+    assert_eq!(poll(""), Poll::Auto);
+    assert_eq!(poll("dataplane: {burst: 16}\n"), Poll::Auto);
+    for (word, meant) in [("auto", Poll::Auto), ("busy", Poll::Busy), ("adaptive", Poll::Adaptive)] {
+        assert_eq!(poll(&format!("dataplane: {{poll: {word}}}\n")), meant);
+    }
+}
+
+#[test]
 fn the_lab_is_what_it_says() {
     let config = load_from_root(&root().join("configs/lab.yaml")).expect("it loads");
     let (lan, wan) = (ZoneId(1), ZoneId(2));
     assert_eq!(config.launch.workers, [0, 1]);
     assert_eq!(config.launch.hugepages, HugePages::Auto);
-    assert_eq!((config.launch.burst, config.launch.mbufs), (32, None));
+    assert_eq!((config.launch.burst, config.launch.mbufs), (64, None));
     let devices: Vec<_> = config.launch.interfaces.iter().map(|i| (i.name.as_str(), i.device.as_str())).collect();
     assert_eq!(devices, [("lan", "net_tap0,iface=dlan"), ("wan", "net_tap1,iface=dwan")]);
     assert_eq!(config.policy.zones, ["local", "lan", "wan"]);
@@ -127,7 +137,7 @@ fn the_lab_is_what_it_says() {
 #[test]
 fn what_is_left_out_has_its_default() {
     let config = gateway("policy:\n").expect("it is enough");
-    assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 32));
+    assert_eq!((config.launch.workers, config.launch.burst), (vec![0], 64));
     assert!(config.launch.conntrack_max >= 65_536);
     assert_eq!(config.launch.defrag.memory, 4 << 20);
     assert_eq!(config.policy.conntrack.timeouts, Timeouts::default());
@@ -520,6 +530,23 @@ fn the_reference_compiles_with_all_that_it_shows() {
     assert_eq!(policy.interface_ct_zones, [0, 0, 7]);
     assert!(policy.rules.iter().any(|r| r.timeout_policy == 1) && policy.rules.iter().any(|r| r.set_mark.is_some()));
     assert!(Policy::compile(policy).is_ok());
+}
+
+#[test]
+fn a_hundred_thousand_rules_load_and_compile() {
+    use std::fmt::Write;
+    let mut text = "interfaces:\n  a: {device: net_tap0, zone: lan}\n  b: {device: net_tap1, zone: wan}\n\
+                    policy:\n  rules:\n"
+        .to_owned();
+    for n in 0..100_000 {
+        let host = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);
+        let rule =
+            format_args!("{{name: r{n}, from: wan, destination: {host}, proto: tcp, dport: 443, action: accept}}");
+        writeln!(text, "    - {rule}").expect("it is a string");
+    }
+    let config = parse(&text, Path::new("x.yaml")).expect("it is right");
+    assert_eq!(config.policy.rules.len(), 100_000);
+    assert!(Policy::compile(config.policy).expect("it is right").classifier_memory() < 16 << 20);
 }
 
 #[test]

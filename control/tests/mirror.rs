@@ -23,7 +23,7 @@ use control::kernel::state::TwinSpec;
 use control::ledger::Ledger;
 use control::workers::Workers;
 use dataplane::api::command::Event;
-use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, HugePages, InterfaceConfig, LaunchConfig, Poll};
 use dataplane::api::policy::{Action, ConntrackSpec, PolicySpec, ZoneId};
 use dataplane::api::stats::CtEvent;
 use dataplane::api::{FibSpec, NextHop, RouteTarget};
@@ -61,6 +61,7 @@ fn config() -> Config {
             conntrack_max: 1,
             defrag: DefragConfig::default(),
             mbufs: None,
+            poll: Poll::Auto,
             twins: true,
         },
         policy: PolicySpec {

@@ -32,6 +32,7 @@ pub mod nat;
 
 pub mod cpu;
 pub mod drop;
+pub mod poll;
 pub mod time;
 
 pub mod api;

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use dataplane::api::command::Command;
 use dataplane::api::launch::{
-    self, DefragConfig, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Link, StopReport, WorkerSeat,
+    self, DefragConfig, HugePages, InterfaceConfig, LaunchConfig, LaunchError, Link, Poll, StopReport, WorkerSeat,
 };
 use dataplane::dpdk::mbuf::Mbuf;
 use dataplane::dpdk::{DpdkIo, WorkerLoop};
@@ -62,6 +62,7 @@ fn frames_go_through_chains_become_one_segment_and_nothing_is_leaked() {
         conntrack_max: 1000,
         defrag: DefragConfig::default(),
         mbufs: Some(4095),
+        poll: Poll::Auto,
         twins: false,
     };
     refuses_what_the_configuration_alone_tells(&config);

@@ -55,63 +55,23 @@ bool shim_netdev_here(unsigned int index)
 	return if_indextoname(index, name) != NULL;
 }
 
-void shim_frame_of(struct rte_mbuf *m, struct shim_frame *out)
+uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n)
 {
-	const uint64_t csum = m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
-	uint8_t flags = 0;
-
-	if (m->nb_segs > 1)
-		flags |= SHIM_CHAINED;
-	if (m->ol_flags & RTE_MBUF_F_RX_RSS_HASH)
-		flags |= SHIM_RSS;
-	if (csum == RTE_MBUF_F_RX_L4_CKSUM_GOOD)
-		flags |= SHIM_CSUM_GOOD;
-	else if (csum == RTE_MBUF_F_RX_L4_CKSUM_BAD)
-		flags |= SHIM_CSUM_BAD;
-
-	out->mbuf = m;
-	out->data = rte_pktmbuf_mtod(m, uint8_t *);
-	out->rss = m->hash.rss;
-	out->len = m->data_len;
-	out->headroom = m->data_off;
-	out->tailroom = m->buf_len - m->data_off - m->data_len;
-	out->flags = flags;
-}
-
-/* The owner's edits into the mbuf; stores only what differs, so that an untouched line stays clean. */
-static inline void write_back(const struct shim_frame *f)
-{
-	struct rte_mbuf *m = f->mbuf;
-
-	if (m->data_off != f->headroom)
-		m->data_off = f->headroom;
-	if (m->data_len != f->len) {
-		m->pkt_len = m->pkt_len - m->data_len + f->len;
-		m->data_len = f->len;
-	}
-}
-
-uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct shim_frame *out, uint16_t n)
-{
-	struct rte_mbuf *m[SHIM_BURST];
-	const uint16_t got = rte_eth_rx_burst(port, queue, m, RTE_MIN(n, SHIM_BURST));
+	const uint16_t got = rte_eth_rx_burst(port, queue, out, RTE_MIN(n, SHIM_BURST));
 
 	for (uint16_t i = 0; i < got; i++)
-		rte_prefetch0(rte_pktmbuf_mtod(m[i], void *));
-	for (uint16_t i = 0; i < got; i++)
-		shim_frame_of(m[i], &out[i]);
+		rte_prefetch0(rte_pktmbuf_mtod(out[i], void *));
 	return got;
 }
 
-uint16_t shim_tx_burst(uint16_t port, uint16_t queue, const struct shim_frame *in, uint16_t n, unsigned int tries)
+uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf *const *in, uint16_t n, unsigned int tries)
 {
 	struct rte_mbuf *m[SHIM_BURST];
 	uint16_t ready = 0, sent = 0;
 
 	n = RTE_MIN(n, SHIM_BURST);
-	while (ready < n && !(in[ready].flags & SHIM_CHAINED)) {
-		write_back(&in[ready]);
-		m[ready] = in[ready].mbuf;
+	while (ready < n && in[ready]->nb_segs == 1) {
+		m[ready] = in[ready];
 		/* Nothing is asked of the device; where the data lives is not a request and stays. */
 		m[ready]->ol_flags &= RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL;
 		ready++;
@@ -129,55 +89,45 @@ uint16_t shim_tx_burst(uint16_t port, uint16_t queue, const struct shim_frame *i
 	return sent;
 }
 
-int shim_alloc(struct rte_mempool *pool, struct shim_frame *out, uint16_t n)
+int shim_alloc(struct rte_mempool *pool, struct rte_mbuf **out, uint16_t n)
 {
-	struct rte_mbuf *m[SHIM_BURST];
-
 	if (n > SHIM_BURST)
 		return -EINVAL;
-	if (rte_pktmbuf_alloc_bulk(pool, m, n) != 0)
-		return -ENOENT;
-	for (uint16_t i = 0; i < n; i++)
-		shim_frame_of(m[i], &out[i]);
-	return 0;
+	return rte_pktmbuf_alloc_bulk(pool, out, n) == 0 ? 0 : -ENOENT;
 }
 
-void shim_free(const struct shim_frame *frames, uint16_t n)
+void shim_free(struct rte_mbuf *const *frames, uint16_t n)
 {
 	for (uint16_t i = 0; i < n; i++)
-		rte_pktmbuf_free(frames[i].mbuf);
+		rte_pktmbuf_free(frames[i]);
 }
 
-int shim_linearise(struct rte_mempool *pool, struct shim_frame *f)
+int shim_linearise(struct rte_mempool *pool, struct rte_mbuf **frame)
 {
-	struct rte_mbuf *m = f->mbuf, *whole;
-	const uint8_t verdict = f->flags & ~SHIM_CHAINED;
-	const uint32_t rss = f->rss;
+	struct rte_mbuf *m = *frame, *whole;
 	char *to;
 
-	write_back(f);
-	if (rte_pktmbuf_linearize(m) == 0) {
-		shim_frame_of(m, f);
-	} else {
-		if (m->pkt_len > UINT16_MAX)
-			return -EMSGSIZE;
-		whole = rte_pktmbuf_alloc(pool);
-		if (whole == NULL)
-			return -ENOENT;
-		to = rte_pktmbuf_append(whole, m->pkt_len);
-		if (to == NULL) {
-			rte_pktmbuf_free(whole);
-			return -EMSGSIZE;
-		}
-		for (const struct rte_mbuf *s = m; s != NULL; s = s->next) {
-			memcpy(to, rte_pktmbuf_mtod(s, const void *), s->data_len);
-			to += s->data_len;
-		}
-		rte_pktmbuf_free(m);
-		shim_frame_of(whole, f);
+	if (rte_pktmbuf_linearize(m) == 0)
+		return 0;
+	if (m->pkt_len > UINT16_MAX)
+		return -EMSGSIZE;
+	whole = rte_pktmbuf_alloc(pool);
+	if (whole == NULL)
+		return -ENOENT;
+	to = rte_pktmbuf_append(whole, m->pkt_len);
+	if (to == NULL) {
+		rte_pktmbuf_free(whole);
+		return -EMSGSIZE;
 	}
-	f->flags = verdict;
-	f->rss = rss;
+	for (const struct rte_mbuf *s = m; s != NULL; s = s->next) {
+		memcpy(to, rte_pktmbuf_mtod(s, const void *), s->data_len);
+		to += s->data_len;
+	}
+	/* What the NIC has said of it stays true. */
+	whole->ol_flags |= m->ol_flags & (RTE_MBUF_F_RX_RSS_HASH | RTE_MBUF_F_RX_L4_CKSUM_MASK);
+	whole->hash.rss = m->hash.rss;
+	rte_pktmbuf_free(m);
+	*frame = whole;
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <rte_config.h>
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <rte_dev.h>
@@ -23,24 +24,27 @@
 /* Most frames of one call. */
 #define SHIM_BURST 64
 
-/* shim_frame.flags */
-#define SHIM_CHAINED 1  /* further segments follow */
-#define SHIM_RSS 2      /* `rss` is the NIC's hash */
-#define SHIM_CSUM_GOOD 4 /* the NIC verified the L4 checksum: right */
-#define SHIM_CSUM_BAD 8 /* the same: wrong */
-
 /*
- * One mbuf and what its owner needs to know of it. The owner moves `data`, `len`, `headroom` and `tailroom` as it
- * edits; shim_tx_burst, shim_linearise write them back into the mbuf.
+ * Where an mbuf has what its owner reads and edits: all of it in its first cache line, which the device has just written.
+ * Sizes in bytes behind each.
  */
-struct shim_frame {
-	struct rte_mbuf *mbuf;
-	uint8_t *data;     /* first byte of the first segment */
-	uint32_t rss;      /* valid with SHIM_RSS */
-	uint16_t len;      /* bytes in the first segment */
-	uint16_t headroom; /* free bytes before `data` */
-	uint16_t tailroom; /* free bytes after `data + len` */
-	uint8_t flags;
+enum {
+	SHIM_AT_BUFFER = offsetof(struct rte_mbuf, buf_addr),     /* pointer: the buffer's first byte */
+	SHIM_AT_HEADROOM = offsetof(struct rte_mbuf, data_off),   /* 2: where the data begins in it */
+	SHIM_AT_SEGMENTS = offsetof(struct rte_mbuf, nb_segs),    /* 2 */
+	SHIM_AT_FLAGS = offsetof(struct rte_mbuf, ol_flags),      /* 8: SHIM_OL_* and others */
+	SHIM_AT_PACKET_LEN = offsetof(struct rte_mbuf, pkt_len),  /* 4: bytes of all segments */
+	SHIM_AT_LEN = offsetof(struct rte_mbuf, data_len),        /* 2: bytes of this segment */
+	SHIM_AT_RSS = offsetof(struct rte_mbuf, hash),            /* 4: the NIC's hash, with SHIM_OL_RSS */
+	SHIM_AT_SIZE = offsetof(struct rte_mbuf, buf_len),        /* 2: bytes of the buffer */
+};
+
+/* What a NIC says of a received frame. */
+enum {
+	SHIM_OL_RSS = RTE_MBUF_F_RX_RSS_HASH,
+	SHIM_OL_CSUM_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD,
+	SHIM_OL_CSUM_BAD = RTE_MBUF_F_RX_L4_CKSUM_BAD,
+	SHIM_OL_CSUM = RTE_MBUF_F_RX_L4_CKSUM_MASK,
 };
 
 /* rte_errno of the calling thread: a macro over a thread-local. */
@@ -56,28 +60,25 @@ int shim_pin(unsigned int cpu);
 bool shim_netdev_here(unsigned int index);
 
 /* Receives at most `n` <= SHIM_BURST frames into `out` and prefetches the first cache line of each. */
-uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct shim_frame *out, uint16_t n);
+uint16_t shim_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t n);
 
 /*
  * Sends from the front of `in` and returns how many the device took and now owns. Tries at most `tries` times without
  * progress. Stops before a chained frame: ports are not asked for multi-segment transmission.
  */
-uint16_t shim_tx_burst(uint16_t port, uint16_t queue, const struct shim_frame *in, uint16_t n, unsigned int tries);
+uint16_t shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf *const *in, uint16_t n, unsigned int tries);
 
 /* Fills `out` with `n` <= SHIM_BURST empty frames, or none: -ENOENT where the pool has too few. */
-int shim_alloc(struct rte_mempool *pool, struct shim_frame *out, uint16_t n);
+int shim_alloc(struct rte_mempool *pool, struct rte_mbuf **out, uint16_t n);
 
 /* Frees `n` frames, segments included. */
-void shim_free(const struct shim_frame *frames, uint16_t n);
+void shim_free(struct rte_mbuf *const *frames, uint16_t n);
 
 /*
  * Makes a chained frame one segment, in place where its first segment has the room, else by a copy into a new mbuf of
  * `pool`. On failure (-EMSGSIZE, -ENOENT) the frame is unchanged.
  */
-int shim_linearise(struct rte_mempool *pool, struct shim_frame *frame);
-
-/* The frame of an mbuf that was received or allocated elsewhere. */
-void shim_frame_of(struct rte_mbuf *mbuf, struct shim_frame *out);
+int shim_linearise(struct rte_mempool *pool, struct rte_mbuf **frame);
 
 /* What a port is and can. */
 struct shim_port {

@@ -18,7 +18,7 @@ page=$(scrape)
 assert_at_least "samples" "$(grep -c '^sluice_' <<<"$page")" 31
 for name in packets_total bytes_total dropped_packets_total conntrack_entries conntrack_limit conntrack_events_total \
     classified_packets_total rule_packets_total handover_packets_total reloads_total policy_generation \
-    worker_cycles_total burst_seconds; do
+    worker_cycles_total burst_seconds packet_latency_seconds; do
     assert_match "metrics" "$page" "^# HELP sluice_$name ."
     assert_match "metrics" "$page" "^# TYPE sluice_$name (counter|gauge|histogram)$"
 done

@@ -81,6 +81,8 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/neighbours", get(show::neighbours))
         .route("/v1/sets", get(show::sets))
         .route("/v1/workers", get(show::workers))
+        .route("/v1/latency", get(show::latency))
+        .route("/v1/latency/reset", post(show::latency_reset))
         .route("/v1/conntrack", get(conntrack::list).post(conntrack::create).delete(conntrack::flush))
         .route("/v1/conntrack/restore", post(conntrack::restore))
         .route("/v1/conntrack/get", post(conntrack::get))

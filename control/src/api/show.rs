@@ -179,6 +179,14 @@ pub async fn workers(State(g): Shared) -> Json<Vec<wire::Worker>> {
     Json(all_workers(&g))
 }
 
+pub async fn latency(State(g): Shared) -> Json<wire::Latency> {
+    Json(crate::latency::latency(&g, false))
+}
+
+pub async fn latency_reset(State(g): Shared) -> Json<wire::Latency> {
+    Json(crate::latency::latency(&g, true))
+}
+
 pub fn all_workers(g: &Gateway) -> Vec<wire::Worker> {
     let all = g.workers.stats().zip(g.workers.cpus()).enumerate().map(|(worker, (s, cpu))| {
         let (busy, idle) = (s.busy_ns.value() as f64, s.idle_ns.value() as f64);

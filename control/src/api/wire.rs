@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 pub use change::{Change, Expectation, Refused, Report, Restored};
 pub use conntrack::{Asked, Conn, Names, Way};
 pub use filter::{FilterSpec, mark, state};
+pub use latency::{Latency, Quantiles, Times, WorkerLatency};
 pub use reload::{Reloaded, Swept};
 pub use sides::Side;
 
 mod change;
 mod conntrack;
 mod filter;
+mod latency;
 mod reload;
 mod sides;
 

@@ -57,6 +57,9 @@ enum Command {
     Show {
         /// Which part.
         what: Part,
+        /// Of latency: what was counted is shown for the last time, and counting begins anew, for all who ask.
+        #[arg(long)]
+        reset: bool,
     },
     /// The connection table.
     #[command(subcommand)]
@@ -123,7 +126,9 @@ pub async fn run(cli: Cli, out: &mut impl Write, notes: &mut impl Write) -> Resu
             }
             Ok(show::reloaded(out, &reloaded)?)
         }
-        Command::Show { what } => part(&client, what, json, out).await,
+        Command::Show { what: Part::Latency, reset } => latency(&client, reset, json, out).await,
+        Command::Show { reset: true, .. } => Err(ClientError::Argument("--reset is about `show latency` alone".into())),
+        Command::Show { what, reset: false } => part(&client, what, json, out).await,
         Command::Conntrack(command) => command.run(&client, json, out, notes).await,
         Command::Diff(_) => Err(ClientError::NotSupported("diff")),
         Command::Explain(_) => Err(ClientError::NotSupported("explain")),
@@ -179,8 +184,14 @@ async fn part(client: &Client, what: Part, json: bool, out: &mut impl Write) -> 
         Part::Neighbours => table!("/v1/neighbours", show::neighbours),
         Part::Sets => table!("/v1/sets", show::sets),
         Part::Workers => table!("/v1/workers", show::workers),
-        Part::Latency => Err(ClientError::NotSupported("show latency")),
+        Part::Latency => latency(client, false, json, out).await,
     }
+}
+
+async fn latency(client: &Client, reset: bool, json: bool, out: &mut impl Write) -> Result<(), ClientError> {
+    let (method, path) = if reset { (Method::POST, "/v1/latency/reset") } else { (Method::GET, "/v1/latency") };
+    let latency: wire::Latency = client.ask(method, path).await?;
+    if json { document(out, &latency) } else { Ok(show::latency(out, &latency)?) }
 }
 
 pub(super) fn document(out: &mut impl Write, value: &impl serde::Serialize) -> Result<(), ClientError> {

@@ -213,6 +213,34 @@ pub fn workers(out: &mut impl Write, all: &[wire::Worker]) -> io::Result<()> {
     Ok(())
 }
 
+/// `show latency`: two lines per worker, and two of all.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn latency(out: &mut impl Write, l: &wire::Latency) -> io::Result<()> {
+    let head = [
+        ("WORKER", Left),
+        ("TIME", Left),
+        ("COUNT", Right),
+        ("MIN µs", Right),
+        ("P50 µs", Right),
+        ("P90 µs", Right),
+        ("P99 µs", Right),
+        ("P99.9 µs", Right),
+        ("P99.99 µs", Right),
+        ("MAX µs", Right),
+    ];
+    let row = |name: &str, time: &str, q: &wire::Quantiles| {
+        let quantiles = [q.min_us, q.p50_us, q.p90_us, q.p99_us, q.p999_us, q.p9999_us, q.max_us];
+        let quantiles = quantiles.map(|us| us.map_or_else(|| "-".into(), |us| format!("{us:.1}")));
+        [vec![name.to_owned(), time.to_owned(), q.count.to_string()], quantiles.into()].concat()
+    };
+    let of = |name: String, t: &wire::Times| [row(&name, "burst", &t.burst), row(&name, "packet", &t.packet)];
+    let workers = l.workers.iter().flat_map(|w| of(w.worker.to_string(), &w.times));
+    table::write(out, &head, &workers.chain(of("all".into(), &l.total)).collect::<Vec<_>>())?;
+    writeln!(out, "counted for {}", duration(l.seconds))
+}
+
 /// `conntrack stats`: a line per worker, the words of `conntrack -S` first.
 ///
 /// # Errors

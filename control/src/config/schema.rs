@@ -178,8 +178,9 @@ mapping! {
         eal_args,
         /// Packet buffers.
         mbufs,
+        /// `auto`, `busy` or `adaptive`.
+        poll,
     }
-    later { "poll" }
 }
 
 mapping! {

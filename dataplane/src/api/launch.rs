@@ -12,6 +12,7 @@ use super::command::{Command, Message};
 use super::policy::Policy;
 use super::stats::WorkerStats;
 pub use crate::defrag::Mode as DefragMode;
+pub use crate::poll::Poll;
 #[cfg(feature = "dpdk")]
 use crate::{
     forward::route::{Fib, FibSpec},
@@ -83,6 +84,8 @@ pub struct LaunchConfig {
     /// Packet buffers, all together; `None` for what the queues and workers need. A `net_pcap` port that replays for
     /// ever keeps its whole file in them.
     pub mbufs: Option<u32>,
+    /// What workers do while nothing comes.
+    pub poll: Poll,
     /// Whether every interface has a TAP twin in the kernel. Without, nothing reaches the gateway itself: for tests and
     /// for measuring forwarding alone.
     pub twins: bool,

@@ -4,6 +4,7 @@
 //! read in place.
 
 pub mod command;
+pub mod histogram;
 pub mod launch;
 pub mod nat;
 pub mod policy;

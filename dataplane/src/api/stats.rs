@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::histogram::Histogram;
 use crate::conntrack::tuple::Direction;
 use crate::drop::{DROP_REASONS, DropReason};
 use crate::io::PortIdx;
@@ -167,6 +168,7 @@ impl FragmentResult {
 
 /// Traffic of one port queue.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct PortCounters {
     /// Frames received.
     pub rx_packets: Counter,
@@ -176,28 +178,6 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Bytes sent, Ethernet header on.
     pub tx_bytes: Counter,
-}
-
-/// Upper bounds of the burst time histogram's buckets, nanoseconds; one more bucket takes what is above.
-pub const BURST_BOUNDS_NS: [u64; 12] =
-    [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 512_000, 2_000_000, 10_000_000];
-
-/// Time from a burst's arrival to its departure.
-#[derive(Debug, Default)]
-pub struct BurstHistogram {
-    /// Counts per bucket of [`BURST_BOUNDS_NS`], not cumulative.
-    pub buckets: [Counter; BURST_BOUNDS_NS.len() + 1],
-    /// Sum, nanoseconds.
-    pub sum_ns: Counter,
-}
-
-impl BurstHistogram {
-    /// Counts one burst that took `ns` nanoseconds.
-    pub fn record(&self, ns: u64) {
-        let i = BURST_BOUNDS_NS.iter().position(|&b| ns <= b).unwrap_or(BURST_BOUNDS_NS.len());
-        self.buckets[i].add(1);
-        self.sum_ns.add(ns);
-    }
 }
 
 /// Translated addresses whose use is counted one by one; what finds no place is counted for none.
@@ -211,6 +191,7 @@ pub const NAT_PROTOCOLS: [&str; 4] = ["tcp", "udp", "icmp", "other"];
 
 /// Ports in use of one translated address.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct NatUse {
     /// The address as IPv6 (IPv4 mapped), upper and lower half; zero where the place is free.
     address: [Counter; 2],
@@ -236,7 +217,8 @@ impl NatUse {
     }
 }
 
-/// All counters of one worker. Aligned so that no two workers share a cache line.
+/// All counters of one worker. They are aligned, those in memory of their own too, so that no two workers share a cache
+/// line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerStats {
@@ -270,8 +252,14 @@ pub struct WorkerStats {
     pub busy_ns: Counter,
     /// Loop iterations' time that found nothing, nanoseconds.
     pub idle_ns: Counter,
-    /// Time per burst.
-    pub burst: BurstHistogram,
+    /// Burst time: how long each loop iteration took that moved packets.
+    pub burst: Histogram,
+    /// Time of packets in the box, from the poll that received them until they were given to a port: each packet that an
+    /// iteration received counts as long as the whole iteration took, for its burst leaves at the end. Dropped packets
+    /// count too. A packet that is handed over counts once at each of the two workers, its wait in the ring
+    /// between them not; what else waits (fragments, packets without a next hop or a word of their replies' home) counts
+    /// when it arrives, and its wait does not. Nor does what a packet waited in the device for the poll.
+    pub latency: Histogram,
     /// Reports of changed connections that found no room.
     pub events_lost: Counter,
     /// Expectations now.
@@ -299,7 +287,8 @@ impl WorkerStats {
             nat: (0..NAT_ADDRESSES).map(|_| NatUse::default()).collect(),
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
-            burst: BurstHistogram::default(),
+            burst: Histogram::new(),
+            latency: Histogram::new(),
             events_lost: Counter::default(),
             expectations: Counter::default(),
             rss_mismatches: Counter::default(),
@@ -366,5 +355,34 @@ impl WorkerStats {
     #[inline]
     pub fn port(&self, port: PortIdx) -> &PortCounters {
         &self.ports[usize::from(port.0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    /// Everything that a worker writes.
+    fn memory(s: &WorkerStats) -> Vec<Range<usize>> {
+        let bytes = |r: Range<*const u8>| r.start.addr()..r.end.addr();
+        let of = |first: *const u8, size: usize| first.addr()..first.addr() + size;
+        vec![
+            of(std::ptr::from_ref(s).cast(), size_of::<WorkerStats>()),
+            of(s.ports.as_ptr().cast(), size_of_val(&*s.ports)),
+            of(s.nat.as_ptr().cast(), size_of_val(&*s.nat)),
+            bytes(s.burst.memory()),
+            bytes(s.latency.memory()),
+        ]
+    }
+
+    #[test]
+    fn all_that_a_worker_counts_begins_and_ends_with_a_cache_line() {
+        // As control makes them: one after the other, from the same heap.
+        let workers: Vec<_> = (0..4).map(|_| std::sync::Arc::new(WorkerStats::new(1))).collect();
+        for part in workers.iter().flat_map(|s| memory(s)) {
+            assert!(part.start.is_multiple_of(64) && part.end.is_multiple_of(64), "{part:x?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::time::Nanos;
 
 /// What was found out for one direction of a connection and holds until policy or routes change.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Cached {
     /// The worker's epoch in which this was found; 0 is never current.
     pub epoch: u32,
@@ -44,9 +45,21 @@ impl Cached {
         Self { egress, neighbour, ..self }
     }
 
+    /// All of it, to compare.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        let first = self.epoch as u64 | (self.decision as u64) << 32;
+        [first, self.in_port.0 as u64 | (self.egress.0 as u64) << 16 | (self.neighbour as u64) << 32]
+    }
+
     /// The counter of packets of which this holds: see [`crate::api::rules`].
     pub const fn counter(&self) -> u32 {
         self.decision >> DECISION_SHIFT
+    }
+
+    /// The same, of the first of its [`words`](Self::words).
+    pub const fn counter_of(word: u64) -> u32 {
+        (word >> 32) as u32 >> DECISION_SHIFT
     }
 
     /// Whether the rule that decided accepts.

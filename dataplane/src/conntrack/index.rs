@@ -74,18 +74,22 @@ impl Index {
         size_of_val(&*self.buckets)
     }
 
+    /// To look things up in it.
+    #[inline]
+    pub fn view(&self) -> View<'_> {
+        View { buckets: &self.buckets }
+    }
+
     /// Brings the bucket of `hash` closer.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.buckets[self.home(hash)]);
+        self.view().prefetch(hash);
     }
 
     /// The first value whose tag agrees in the first bucket: the entry to prefetch.
     #[inline]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
-        let bucket = &self.buckets[self.home(hash)];
-        let mask = bucket.matches(tag(hash));
-        (mask != 0).then(|| bucket.values[mask.trailing_zeros() as usize])
+        self.view().candidate(hash)
     }
 
     /// The value with this hash for which `eq` holds.
@@ -163,9 +167,8 @@ impl Index {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the product's upper half is below the number of buckets")]
     fn home(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize
+        self.view().home(hash)
     }
 
     /// The bucket after `i` on the way of `hash`. The step is below the number of buckets and that is prime, so the way
@@ -176,6 +179,39 @@ impl Index {
         let step = 1 + (((hash >> 8 & 0xffff) * (n as u64 - 1)) >> 16) as usize;
         let next = i + step;
         if next < n { next } else { next - n }
+    }
+}
+
+/// An index as the first passes of a lookup see it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    buckets: &'a [Bucket],
+}
+
+impl View<'_> {
+    /// Brings the bucket of `hash` closer.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(bucket) = self.buckets.get(self.home(hash)) {
+            prefetch(bucket);
+        }
+    }
+
+    /// The first value whose tag agrees in the first bucket: the entry to prefetch.
+    #[inline(always)]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        let bucket = self.buckets.get(self.home(hash))?;
+        let mask = bucket.matches(tag(hash));
+        if mask == 0 {
+            return None;
+        }
+        bucket.values.get(mask.trailing_zeros() as usize).copied()
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the product's upper half is below the number of buckets")]
+    fn home(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize
     }
 }
 

@@ -111,6 +111,14 @@ impl Tables {
 }
 
 impl Tables {
+    fn prefetch_buckets(&self, id: ConnId) {
+        if id.is_v6() { self.v6.prefetch_buckets_of(id.slot()) } else { self.v4.prefetch_buckets_of(id.slot()) }
+    }
+
+    fn prefetch_entry(&self, id: ConnId) {
+        if id.is_v6() { self.v6.prefetch_slot(id.slot()) } else { self.v4.prefetch_slot(id.slot()) }
+    }
+
     fn both_mut(&mut self, id: ConnId) -> (&mut Conn, &mut L4Body) {
         if id.is_v6() { self.v6.both_mut(id.slot()) } else { self.v4.both_mut(id.slot()) }
     }
@@ -454,7 +462,16 @@ impl Conntrack {
         let before = *budget;
         let expired = self.wheel.expired(now, budget, &mut self.tables);
         self.looks.timers += u64::from(before - *budget);
-        expired
+        let id = expired?;
+        // While the caller ends this one, what the next ones will need is on its way: the buckets of the next, whose entry
+        // the wheel has just written, and the entry of the one behind.
+        if let Some(next) = self.wheel.next() {
+            self.tables.prefetch_buckets(next);
+            if let Some(after) = self.tables.link(next).follower() {
+                self.tables.prefetch_entry(after);
+            }
+        }
+        Some(id)
     }
 
     /// Slots of both tables, for dumps: `cursor` counts through IPv4, then IPv6.

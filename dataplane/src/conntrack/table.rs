@@ -4,7 +4,7 @@
 //! first used. *Threads*: the owner's worker alone. *Limits*: `capacity` entries; beyond it `insert` refuses.
 
 use super::conn::{Conn, Flags};
-use super::index::Index;
+use super::index::{Index, View};
 use super::l4::L4Body;
 use super::timer::Link;
 use super::tuple::{Direction, Key};
@@ -81,39 +81,21 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// The same, with what TCP's tracker knows; what the index has for `hash`, for [`Table::find_at`].
-    #[inline(always)]
-    pub fn prefetch_candidate(&self, hash: u64, tcp: bool) -> Option<u32> {
-        let value = self.index.candidate(hash)?;
-        let slot = (value >> 1) as usize;
-        if let Some(entry) = self.entries.get(slot) {
-            prefetch(&entry.keys);
-            prefetch(&entry.conn);
-            prefetch(&entry.conn.cache);
-        }
-        if tcp && let Some(body) = self.bodies.get(slot) {
-            prefetch(body);
-        }
-        Some(value)
-    }
-
-    /// The entry that has `key`, with its direction and what its tracker knows. Quicker than [`Table::find`] where `hint`, which the index had for `hash` a
-    /// moment ago, is right. It may have become wrong: the entry may be freed, and whoever asks must look whether it is live.
-    #[inline(always)]
-    pub fn find_at(&mut self, hint: u32, hash: u64, key: &K) -> Option<(Direction, &mut Entry<K>, &mut L4Body)> {
-        let mut value = hint;
-        let hinted = self.entries.get((hint >> 1) as usize);
-        if !hinted.is_some_and(|e| e.keys[(hint & 1) as usize] == *key) {
-            value = self.value(hash, key)?;
-        }
-        let slot = (value >> 1) as usize;
-        let direction = if value & 1 == 0 { Direction::Original } else { Direction::Reply };
-        Some((direction, self.entries.get_mut(slot)?, self.bodies.get_mut(slot)?))
-    }
-
     /// What the index has for `key`: slot and direction.
     fn value(&self, hash: u64, key: &K) -> Option<u32> {
-        self.index.find(hash, |v| self.entries.get((v >> 1) as usize).is_some_and(|e| e.keys[(v & 1) as usize] == *key))
+        self.index.find(hash, |value| has_key(&self.entries, value, key))
+    }
+
+    /// What a burst's lookups need of the table.
+    #[inline]
+    pub fn aim(&self) -> Aim<'_, K> {
+        Aim { index: self.index.view(), entries: &self.entries, bodies: &self.bodies, seed: self.seed.clone() }
+    }
+
+    /// What its packets change in the table.
+    #[inline]
+    pub fn lane(&mut self) -> Lane<'_, K> {
+        Lane { index: &self.index, entries: &mut self.entries, bodies: &mut self.bodies }
     }
 
     /// Last pass: the entry that has `key`, and in which direction.
@@ -194,6 +176,21 @@ impl<K: Key> Table<K> {
         self.index.remove(hashes[1], slot << 1 | 1);
     }
 
+    /// Brings closer what [`Table::unlink`] of an entry at hand will write.
+    pub fn prefetch_buckets_of(&self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            entry.keys.iter().for_each(|key| self.index.prefetch(self.hash(key)));
+        }
+    }
+
+    /// Brings an entry closer.
+    pub fn prefetch_slot(&self, slot: u32) {
+        if let Some(entry) = self.entries.get(slot as usize) {
+            prefetch(&entry.keys);
+            prefetch(&entry.conn.cache);
+        }
+    }
+
     /// Gives the entry of an unlinked connection back.
     pub fn free(&mut self, slot: u32) {
         if let Some(e) = self.entries.get_mut(slot as usize) {
@@ -237,6 +234,111 @@ impl<K: Key> Table<K> {
     pub fn memory_per_connection(&self) -> usize {
         self.index.memory() / self.entries.capacity().max(1) + size_of::<Entry<K>>() + size_of::<L4Body>()
     }
+}
+
+/// What the first passes of a burst's lookups need of a table, by value: what a loop holds in registers.
+#[derive(Clone, Debug)]
+pub struct Aim<'a, K> {
+    index: View<'a>,
+    entries: &'a [Entry<K>],
+    bodies: &'a [L4Body],
+    seed: ahash::RandomState,
+}
+
+impl<K: Key> Aim<'_, K> {
+    /// First pass: the hash of `key`, its bucket on the way to the cache.
+    #[inline(always)]
+    pub fn hash(&self, key: &K) -> u64 {
+        let hash = key.hash(&self.seed);
+        self.index.prefetch(hash);
+        hash
+    }
+
+    /// Second pass: what the index has for `hash`, with the connection on the way to the cache. `tcp`: with what TCP's tracker
+    /// knows of it.
+    #[inline(always)]
+    pub fn candidate(&self, hash: u64, tcp: bool) -> Option<u32> {
+        let value = self.index.candidate(hash)?;
+        let slot = (value >> 1) as usize;
+        if let Some(entry) = self.entries.get(slot) {
+            prefetch(&entry.keys);
+            if size_of::<Entry<K>>() > 128 {
+                prefetch(&entry.conn);
+            }
+            prefetch(&entry.conn.cache);
+        }
+        if tcp && let Some(body) = self.bodies.get(slot) {
+            prefetch(body);
+        }
+        Some(value)
+    }
+
+    /// Where there is no candidate the packet may start a connection: the bucket of its answers' tuple, `inverse`, too.
+    #[cold]
+    pub fn expect(&self, inverse: &K) {
+        self.index.prefetch(inverse.hash(&self.seed));
+    }
+}
+
+/// What the last pass of a burst changes in a table.
+#[derive(Debug)]
+pub struct Lane<'a, K> {
+    index: &'a Index,
+    entries: &'a mut [Entry<K>],
+    bodies: &'a mut [L4Body],
+}
+
+/// An entry that a tuple was found in.
+#[derive(Debug)]
+pub struct Found<'a, K> {
+    /// The tuple's direction.
+    pub direction: Direction,
+    /// The entry.
+    pub entry: &'a mut Entry<K>,
+    slot: usize,
+    bodies: &'a mut [L4Body],
+}
+
+impl<K> Found<'_, K> {
+    /// What its tracker knows.
+    #[inline(always)]
+    pub fn body(&mut self) -> Option<&mut L4Body> {
+        self.bodies.get_mut(self.slot)
+    }
+
+    /// It and what its tracker knows.
+    #[inline(always)]
+    pub fn both(&mut self) -> Option<(&mut Conn, &mut L4Body)> {
+        Some((&mut self.entry.conn, self.bodies.get_mut(self.slot)?))
+    }
+}
+
+impl<K: Key> Lane<'_, K> {
+    /// The entry that has `key`, with its direction and, of all entries by slot, what their trackers know. `hint` is what the
+    /// index had for `hash` a moment ago. It may have become wrong: the entry may be freed, and whoever asks must look
+    /// whether it is live.
+    #[inline(always)]
+    pub fn find(&mut self, hint: u32, hash: u64, key: &K) -> Option<Found<'_, K>> {
+        let mut value = hint;
+        if !has_key(self.entries, hint, key) {
+            value = self.search(hash, key)?;
+        }
+        let slot = (value >> 1) as usize;
+        let direction = if value & 1 == 0 { Direction::Original } else { Direction::Reply };
+        Some(Found { direction, entry: self.entries.get_mut(slot)?, slot, bodies: self.bodies })
+    }
+
+    /// What the index has for `key`.
+    #[cold]
+    #[inline(never)]
+    pub fn search(&self, hash: u64, key: &K) -> Option<u32> {
+        self.index.find(hash, |value| has_key(self.entries, value, key))
+    }
+}
+
+#[inline(always)]
+fn has_key<K: Key>(entries: &[Entry<K>], value: u32, key: &K) -> bool {
+    entries.get((value >> 1) as usize).is_some_and(|e| e.keys[(value & 1) as usize] == *key)
 }
 
 #[cfg(test)]

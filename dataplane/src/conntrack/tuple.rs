@@ -225,7 +225,17 @@ impl Key4 {
     pub const fn ports(&self) -> u32 {
         ports_of(self.rest)
     }
+
+    /// The key of what answers it untranslated, of a protocol that has ports.
+    #[inline]
+    pub const fn inverse(&self) -> Self {
+        let rest = self.rest & !PORTS | (self.ports().rotate_left(16) as u64) << 8;
+        Self { addresses: self.addresses.rotate_left(32), rest }
+    }
 }
+
+/// Where a key's last word has the ports.
+const PORTS: u64 = 0xffff_ffff << 8;
 
 /// IPv6 tuple in 40 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -343,6 +353,16 @@ mod tests {
                 prop_assert_eq!(Key4::pack(&t).tuple(), t);
             } else {
                 prop_assert_eq!(Key6::pack(&t).tuple(), t);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_inverse_key_is_that_of_the_inverse_tuple(t in tuples()) {
+            let t = Tuple { proto: proto::UDP, ..t };
+            if t.is_ipv4() {
+                prop_assert_eq!(Key4::pack(&t).inverse(), Key4::pack(&t.inverse()));
             }
         }
     }

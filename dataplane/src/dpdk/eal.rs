@@ -297,6 +297,7 @@ mod tests {
             conntrack_max: 1024,
             defrag: crate::api::launch::DefragConfig::default(),
             mbufs: None,
+            poll: crate::poll::Poll::Auto,
             twins: true,
         }
     }

@@ -71,8 +71,8 @@ impl Io for DpdkIo {
         let tail = unsafe { out.as_mut_ptr().add(had) };
         // SAFETY: `port` is started and has queue `queue`, which no other thread polls (one `DpdkIo` per worker, made
         // once, and `&mut self`); `tail` has room for `room <= SHIM_BURST` values of `Mbuf`, which is a transparent
-        // `shim_frame`.
-        let got = unsafe { sys::shim_rx_burst(port, queue, tail.cast::<sys::shim_frame>(), room) };
+        // pointer to an mbuf.
+        let got = unsafe { sys::shim_rx_burst(port, queue, tail.cast::<*mut sys::rte_mbuf>(), room) };
         // SAFETY: the shim returns at most `room` and has initialised so many elements behind the `had` first ones.
         unsafe { out.set_len(had + usize::from(got)) };
     }
@@ -81,7 +81,7 @@ impl Io for DpdkIo {
         let Some(&Slot { port, tx: Some(ref tx), .. }) = self.slots.get(usize::from(port.0)) else { return };
         // Invariant: at most MAX_BURST (64), so it fits.
         let n = u16::try_from(bufs.len()).unwrap_or(0);
-        let frames = bufs.as_ptr().cast::<sys::shim_frame>();
+        let frames = bufs.as_ptr().cast::<*mut sys::rte_mbuf>();
         let send = || {
             // SAFETY: `port` is started and has queue `queue`, which this thread alone uses, by ownership or by the lock;
             // `frames` are `n <= SHIM_BURST` frames whose mbufs `bufs` owns. The device owns the first `sent` after.
@@ -102,7 +102,7 @@ impl Io for DpdkIo {
     fn alloc(&mut self) -> Option<Mbuf> {
         let mut one = MaybeUninit::<Mbuf>::uninit();
         // SAFETY: the pool is live (`self.pool`), and `one` is room for one frame, which `Mbuf` is.
-        let ret = unsafe { sys::shim_alloc(self.pool.as_ptr(), one.as_mut_ptr().cast::<sys::shim_frame>(), 1) };
+        let ret = unsafe { sys::shim_alloc(self.pool.as_ptr(), one.as_mut_ptr().cast::<*mut sys::rte_mbuf>(), 1) };
         // SAFETY: shim_alloc returned 0, so it has written a frame, whose mbuf nobody else owns.
         (ret == 0).then(|| unsafe { one.assume_init() })
     }
@@ -110,7 +110,7 @@ impl Io for DpdkIo {
     fn linearise(&mut self, mut buf: Mbuf) -> Result<Mbuf, Mbuf> {
         // SAFETY: the pool is live (`self.pool`), and `buf` owns its mbuf; whatever mbuf the frame names after is owned
         // by it alone, the old one being freed where it was replaced.
-        let ret = unsafe { sys::shim_linearise(self.pool.as_ptr(), buf.frame_mut()) };
+        let ret = unsafe { sys::shim_linearise(self.pool.as_ptr(), buf.pointer_mut()) };
         if ret == 0 { Ok(buf) } else { Err(buf) }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! *Threads*: everything here runs on the worker's own thread.
 
-use std::time::Duration;
 use std::{hint, thread};
 
 use dpdk_sys as sys;
@@ -10,6 +9,7 @@ use dpdk_sys as sys;
 use super::io::DpdkIo;
 use super::{check, last_error};
 use crate::api::launch::LaunchError;
+use crate::poll::{BackOff, Rest};
 use crate::time::{Clock, Nanos};
 use crate::worker::Worker;
 
@@ -60,30 +60,18 @@ impl WorkerLoop for Worker<DpdkIo> {
     }
 }
 
-/// Steps `work` until it stops. An idle worker spins, then yields its CPU, then, where `may_sleep`, naps.
-pub(super) fn run(work: &mut impl WorkerLoop, clock: Clock, may_sleep: bool) {
-    let mut idle = 0_u32;
+/// Steps `work` until it stops, and waits as `back_off` says after turns that found nothing.
+pub(super) fn run(work: &mut impl WorkerLoop, clock: Clock, mut back_off: BackOff) {
     while !work.stopping() {
         if work.step(clock.now()) {
-            idle = 0;
+            back_off.moved();
             continue;
         }
-        idle = idle.saturating_add(1);
-        if idle < SPIN_TURNS {
-            hint::spin_loop();
-        } else if idle < YIELD_TURNS || !may_sleep {
-            thread::yield_now();
-        } else {
-            thread::sleep(NAP);
+        match back_off.rest() {
+            Rest::Spin => {}
+            Rest::Pause => hint::spin_loop(),
+            Rest::Yield => thread::yield_now(),
+            Rest::Sleep(time) => thread::sleep(time),
         }
     }
 }
-
-/// Empty turns before the CPU is offered to others.
-const SPIN_TURNS: u32 = 1_000;
-
-/// Empty turns before the first nap: some milliseconds.
-const YIELD_TURNS: u32 = 20_000;
-
-/// Length of a nap. Only software ports are left alone so long: a NIC's ring at line rate fills in about as much.
-const NAP: Duration = Duration::from_micros(50);

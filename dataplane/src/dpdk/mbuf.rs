@@ -4,20 +4,16 @@
 //! *Threads*: one owner at a time; may move between workers. *Limits*: a frame of one segment; a chained one shows its
 //! first segment only, until [`crate::io::Io::linearise`].
 
+use std::ptr::NonNull;
 use std::slice;
 
 use dpdk_sys as sys;
 
 use crate::io::{Buf, RxChecksum};
 
-/// [`sys::SHIM_CSUM_GOOD`] as wide as the flags are.
-#[expect(clippy::cast_possible_truncation, reason = "checked by the line below")]
-const GOOD: u8 = sys::SHIM_CSUM_GOOD as u8;
-const _: () = assert!(GOOD as u32 == sys::SHIM_CSUM_GOOD);
-
-/// One frame. What its owner asks often is cached beside the pointer, so that [`Buf`] needs no foreign call.
+/// One frame. Its owner reads and edits the mbuf in place: what it asks often lies in one cache line.
 #[repr(transparent)]
-pub struct Mbuf(sys::shim_frame);
+pub struct Mbuf(NonNull<sys::rte_mbuf>);
 
 // SAFETY: an `Mbuf` owns its mbuf alone: there is no Clone, `shim_rx_burst` and `shim_alloc` hand each mbuf out once, and
 // Drop or transmission ends it. DPDK lets any thread free an mbuf or read and write one that it alone holds: the
@@ -25,108 +21,149 @@ pub struct Mbuf(sys::shim_frame);
 unsafe impl Send for Mbuf {}
 
 impl Mbuf {
-    /// The frame as the shim wants it, to edit through.
-    pub(super) fn frame_mut(&mut self) -> &mut sys::shim_frame {
-        &mut self.0
+    /// The pointer as the shim wants it, to replace the mbuf by another.
+    pub(super) fn pointer_mut(&mut self) -> *mut *mut sys::rte_mbuf {
+        (&raw mut self.0).cast()
     }
 
-    fn flag(&self, flag: u32) -> bool {
-        u32::from(self.0.flags) & flag != 0
+    /// The field at `at`, one of the shim's `SHIM_AT_*`, whose size is that of `T`.
+    #[inline(always)]
+    fn at<T>(&self, at: u32) -> *mut T {
+        self.0.as_ptr().cast::<u8>().wrapping_add(at as usize).cast()
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(&self, at: u32) -> T {
+        // SAFETY: `at` is the offset of a field of this size in an mbuf (`offsetof` in the shim, which the device aligns), and this
+        // value owns the mbuf: it is initialised, and nobody else writes it.
+        unsafe { self.at::<T>(at).read() }
+    }
+
+    #[inline(always)]
+    fn write<T: Copy>(&mut self, at: u32, value: T) {
+        // SAFETY: as in `read`; `self` is borrowed uniquely.
+        unsafe { self.at::<T>(at).write(value) }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u16 {
+        self.read(sys::SHIM_AT_LEN)
+    }
+
+    #[inline(always)]
+    fn headroom(&self) -> u16 {
+        self.read(sys::SHIM_AT_HEADROOM)
+    }
+
+    #[inline(always)]
+    fn data(&self) -> *mut u8 {
+        let buffer: *mut u8 = self.read(sys::SHIM_AT_BUFFER);
+        buffer.wrapping_add(usize::from(self.headroom()))
+    }
+
+    /// Sets where the data begins and how long it is; both lie within the buffer. Further segments stay as they are.
+    #[inline(always)]
+    fn set(&mut self, headroom: u16, len: u16) {
+        let packet: u32 = self.read(sys::SHIM_AT_PACKET_LEN);
+        let packet = packet.wrapping_sub(u32::from(self.len())).wrapping_add(u32::from(len));
+        self.write(sys::SHIM_AT_PACKET_LEN, packet);
+        self.write(sys::SHIM_AT_HEADROOM, headroom);
+        self.write(sys::SHIM_AT_LEN, len);
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u64 {
+        self.read(sys::SHIM_AT_FLAGS)
     }
 }
 
 impl Buf for Mbuf {
-    #[inline]
+    #[inline(always)]
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `data` points to `len` bytes inside the buffer of an mbuf that this value owns: set so by the shim, and
-        // kept so by `resize`, `grow_front` and `shrink_front`, which move within head- and tailroom only. The bytes
-        // are initialised memory of the pool, and nobody else writes them while `self` is borrowed.
-        unsafe { slice::from_raw_parts(self.0.data, usize::from(self.0.len)) }
+        // SAFETY: an mbuf's data lies within its buffer: so the device has set it, and `set` is given places within only. The
+        // bytes are initialised memory of the pool, and nobody else writes them while `self` is borrowed.
+        unsafe { slice::from_raw_parts(self.data(), usize::from(self.len())) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `self` is borrowed uniquely, and no other mbuf shares the buffer (the pool makes direct
         // mbufs, and nothing here attaches one to another).
-        unsafe { slice::from_raw_parts_mut(self.0.data, usize::from(self.0.len)) }
+        unsafe { slice::from_raw_parts_mut(self.data(), usize::from(self.len())) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_chained(&self) -> bool {
-        self.flag(sys::SHIM_CHAINED)
+        self.read::<u16>(sys::SHIM_AT_SEGMENTS) > 1
     }
 
     #[inline]
     fn resize(&mut self, len: usize) -> bool {
-        let room = u32::from(self.0.len) + u32::from(self.0.tailroom);
+        let room = self.read::<u16>(sys::SHIM_AT_SIZE).saturating_sub(self.headroom());
         let Ok(len) = u16::try_from(len) else { return false };
-        let Ok(tailroom) = u16::try_from(room.wrapping_sub(u32::from(len))) else { return false };
-        if self.is_chained() {
+        if self.is_chained() || len > room {
             return false;
         }
-        self.0.len = len;
-        self.0.tailroom = tailroom;
+        self.set(self.headroom(), len);
         true
     }
 
     #[inline]
     fn grow_front(&mut self, n: usize) -> bool {
         let Ok(n) = u16::try_from(n) else { return false };
-        let (Some(headroom), Some(len)) = (self.0.headroom.checked_sub(n), self.0.len.checked_add(n)) else {
+        let (Some(headroom), Some(len)) = (self.headroom().checked_sub(n), self.len().checked_add(n)) else {
             return false;
         };
-        // SAFETY: `data - headroom` is the buffer's start, and `n <= headroom` by the subtraction above: still inside.
-        self.0.data = unsafe { self.0.data.sub(usize::from(n)) };
-        self.0.headroom = headroom;
-        self.0.len = len;
+        self.set(headroom, len);
         true
     }
 
     #[inline]
     fn shrink_front(&mut self, n: usize) -> bool {
         let Ok(n) = u16::try_from(n) else { return false };
-        let (Some(headroom), Some(len)) = (self.0.headroom.checked_add(n), self.0.len.checked_sub(n)) else {
+        let (Some(headroom), Some(len)) = (self.headroom().checked_add(n), self.len().checked_sub(n)) else {
             return false;
         };
-        // SAFETY: `n <= len` by the subtraction above, so the pointer stays inside the buffer or at its end.
-        self.0.data = unsafe { self.0.data.add(usize::from(n)) };
-        self.0.headroom = headroom;
-        self.0.len = len;
+        self.set(headroom, len);
         true
     }
 
     #[inline]
     fn rss_hash(&self) -> Option<u32> {
-        self.flag(sys::SHIM_RSS).then_some(self.0.rss)
+        (self.flags() & u64::from(sys::SHIM_OL_RSS) != 0).then(|| self.read(sys::SHIM_AT_RSS))
     }
 
-    #[inline]
+    #[inline(always)]
     fn rx_checksum(&self) -> RxChecksum {
-        if self.flag(sys::SHIM_CSUM_GOOD) {
-            RxChecksum::Good
-        } else if self.flag(sys::SHIM_CSUM_BAD) {
-            RxChecksum::Bad
-        } else {
-            RxChecksum::Unknown
+        match self.flags() & u64::from(sys::SHIM_OL_CSUM) {
+            GOOD => RxChecksum::Good,
+            BAD => RxChecksum::Bad,
+            _ => RxChecksum::Unknown,
         }
     }
 
     #[inline]
     fn vouch(&mut self) {
-        self.0.flags |= GOOD;
+        let flags = self.flags() & !u64::from(sys::SHIM_OL_CSUM) | GOOD;
+        self.write(sys::SHIM_AT_FLAGS, flags);
     }
 }
+
+/// The device has verified the checksum, and it is right.
+const GOOD: u64 = sys::SHIM_OL_CSUM_GOOD as u64;
+/// The same, and it is wrong.
+const BAD: u64 = sys::SHIM_OL_CSUM_BAD as u64;
 
 impl Drop for Mbuf {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: shim_free wants frames whose mbufs the caller owns and never uses again; this value owns one and ends.
-        unsafe { sys::shim_free(&raw const self.0, 1) };
+        // SAFETY: shim_free wants mbufs that the caller owns and never uses again; this value owns one and ends.
+        unsafe { sys::shim_free((&raw const self.0).cast(), 1) };
     }
 }
 
 impl std::fmt::Debug for Mbuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mbuf").field("len", &self.0.len).field("chained", &self.is_chained()).finish_non_exhaustive()
+        f.debug_struct("Mbuf").field("len", &self.len()).field("chained", &self.is_chained()).finish_non_exhaustive()
     }
 }

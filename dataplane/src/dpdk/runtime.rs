@@ -19,6 +19,7 @@ use crate::api::launch::{
     DpdkError, InterfaceConfig, LaunchConfig, LaunchError, Link, PortInfo, StopError, StopReport, WorkerSeat,
 };
 use crate::api::stats::WorkerStats;
+use crate::poll::BackOff;
 use crate::time::Clock;
 
 /// The running dataplane's resources.
@@ -153,7 +154,8 @@ impl Runtime {
         loops: Vec<(Sender<Command>, L)>,
     ) -> Result<(), LaunchError> {
         let clock = Clock::start();
-        let may_sleep = config.interfaces.iter().all(|i| eal::pci_address(&i.device).is_none());
+        let software = config.interfaces.iter().all(|i| eal::pci_address(&i.device).is_none());
+        let back_off = BackOff::new(config.poll, software);
         let (ready, all_ready) = bounded(loops.len());
         let (go, gate) = bounded::<()>(loops.len());
         for (worker, (commands, mut work)) in loops.into_iter().enumerate() {
@@ -166,7 +168,7 @@ impl Runtime {
                 };
                 let announced = ready.send(Ok(()));
                 if announced.is_ok() && gate.recv().is_ok() {
-                    lcore::run(&mut work, clock, may_sleep);
+                    lcore::run(&mut work, clock, back_off);
                 }
                 // Frames that the worker still holds go back through this lcore's cache.
                 drop(work);

@@ -49,6 +49,16 @@ impl AddrSet {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
+    /// The disjoint IPv4 intervals, ascending, as numbers; no two of them touch.
+    pub(super) fn v4(&self) -> &[(u32, u32)] {
+        &self.v4
+    }
+
+    /// The IPv6 intervals, likewise.
+    pub(super) fn v6(&self) -> &[(u128, u128)] {
+        &self.v6
+    }
+
     /// The disjoint IPv4 intervals, ascending.
     pub fn intervals_v4(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr)> {
         self.v4.iter().map(|&(a, b)| (a.into(), b.into()))
@@ -60,7 +70,8 @@ impl AddrSet {
     }
 }
 
-fn merge<T: Ord + Copy>(v: &mut Vec<(T, T)>, next: impl Fn(T) -> Option<T>) {
+/// Sorts intervals and joins those that overlap or touch.
+pub(super) fn merge<T: Ord + Copy>(v: &mut Vec<(T, T)>, next: impl Fn(T) -> Option<T>) {
     v.sort_unstable();
     let mut out: Vec<(T, T)> = Vec::with_capacity(v.len());
     for &(lo, hi) in v.iter() {

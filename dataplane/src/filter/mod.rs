@@ -1,15 +1,20 @@
 //! The filter stage: judges a packet by the policy.
 //!
 //! [`Policy`] is the compiled, immutable snapshot of raw, NAT and filter rules; [`Query`] is what a packet shows them.
-//! *Threads*: read by all workers, written by none. *Limits*: rules are walked first to last, cheapest conditions first,
-//! so cost grows with their number; connections are judged once per direction and class, not per packet.
+//! A `classifier` finds the few rules that may match, so that cost hardly grows with their number; connections are judged
+//! once per direction and class, not per packet.
+//!
+//! *Threads*: read by all workers, written by none. *Limits*: rules that only marks or TCP flags tell apart are walked
+//! first to last; [`MAX_RULES`] in all.
 
 use ipnet::IpNet;
 
 pub mod addrset;
+mod classifier;
 mod matcher;
 mod nat;
 
+use self::classifier::Classifier;
 use self::matcher::Matcher;
 pub use self::matcher::Query;
 use self::nat::NatHooks;
@@ -43,22 +48,28 @@ pub struct Verdict {
 pub struct Policy {
     raw: Vec<(Matcher, RawAction)>,
     raw_is_by_tuple: bool,
+    raw_classifier: Classifier,
     nat: NatHooks,
     rules: Vec<Rule>,
+    classifier: Classifier,
     helpers: Vec<(Matcher, HelperKind)>,
     prefixes: Prefixes,
     spec: PolicySpec,
 }
 
-/// One rule of the filter, compiled.
+/// One rule of the filter, compiled: what judging needs of it, on two cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Rule {
     matcher: Matcher,
+    /// Mask and value; a mask of 0 sets nothing.
+    set_mark: (u32, u32),
     action: Action,
     log: bool,
-    set_mark: Option<(u32, u32)>,
     timeout_policy: u8,
 }
+
+const _: () = assert!(size_of::<Rule>() == 128);
 
 impl Policy {
     /// Compiles `spec`: the only way to make a policy.
@@ -140,7 +151,7 @@ impl Policy {
                 matcher: compile(&r.name, &r.matches)?,
                 action: r.action,
                 log: r.log,
-                set_mark: r.set_mark,
+                set_mark: r.set_mark.unwrap_or((0, 0)),
                 timeout_policy: r.timeout_policy,
             });
         }
@@ -149,7 +160,9 @@ impl Policy {
             helpers.push((compile(r.kind.name(), &r.matches)?, r.kind));
         }
         let raw_is_by_tuple = spec.raw.iter().all(|r| r.matches.tcp_flags.is_none());
-        Ok(Self { raw, raw_is_by_tuple, nat, rules, helpers, prefixes, spec })
+        let raw_classifier = Classifier::new(raw.iter().map(|(m, _)| (m, true)));
+        let classifier = Classifier::new(rules.iter().map(|r| (&r.matcher, r.action != Action::Continue)));
+        Ok(Self { raw, raw_is_by_tuple, raw_classifier, nat, rules, classifier, helpers, prefixes, spec })
     }
 
     /// The policy before there is one: no rule, all is dropped.
@@ -169,8 +182,10 @@ impl Policy {
         Self {
             raw: Vec::new(),
             raw_is_by_tuple: true,
+            raw_classifier: Classifier::default(),
             nat: NatHooks::default(),
             rules: Vec::new(),
+            classifier: Classifier::default(),
             helpers: Vec::new(),
             prefixes: Prefixes::default(),
             spec,
@@ -204,9 +219,16 @@ impl Policy {
         &self.prefixes
     }
 
+    /// Whether there is any raw rule.
+    #[inline]
+    pub fn has_raw(&self) -> bool {
+        !self.raw.is_empty()
+    }
+
     /// What the raw hook says; no rule means track.
     pub fn raw(&self, q: &Query<'_>) -> RawAction {
-        self.raw.iter().find(|(m, _)| m.matches(q)).map_or(RawAction::Accept, |&(_, a)| a)
+        let matches = |i: usize| self.raw.get(i).is_some_and(|(m, _)| m.matches(q));
+        self.raw_classifier.find(q, matches).and_then(|i| self.raw.get(i)).map_or(RawAction::Accept, |&(_, a)| a)
     }
 
     /// Whether all that the raw hook looks at is a packet's tuple and the port that it came in by, so that what it said of
@@ -251,28 +273,74 @@ impl Policy {
 
     /// The first rule that matches and does not say "continue" decides, else the default. Marks are set on the way, and
     /// later rules see them. `passed` gets the rules that say "continue", in order.
-    pub fn judge(&self, q: &Query<'_>, mut passed: impl FnMut(u32)) -> Verdict {
-        let mut q = *q;
-        let mut passing = None;
-        for (i, rule) in self.rules.iter().enumerate() {
-            if !rule.matcher.matches(&q) {
-                continue;
-            }
-            if let Some((mask, value)) = rule.set_mark {
-                q.mark = q.mark & !mask | value & mask;
-            }
-            // Invariant: `compile` bounds the number of rules.
-            let n = u32::try_from(i).unwrap_or(u32::MAX);
-            if rule.action == Action::Continue {
-                passed(n);
-                passing = passing.or(rule.log.then_some(n));
-                continue;
-            }
-            let (accept, timeout_policy) = (rule.action == Action::Accept, rule.timeout_policy);
-            return Verdict { rule: n, accept, log: rule.log, passing, mark: q.mark, timeout_policy };
-        }
-        let rule = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-        let accept = self.spec.default == Action::Accept;
-        Verdict { rule, accept, log: false, passing, mark: q.mark, timeout_policy: 0 }
+    #[inline]
+    pub fn judge(&self, q: &Query<'_>, passed: impl FnMut(u32)) -> Verdict {
+        let mut judgement = Judgement::new(q, passed);
+        let decides = self.classifier.find(q, |i| self.rules.get(i).is_some_and(|r| judgement.meets(i, r)));
+        judgement.verdict(self, decides)
     }
+
+    /// The same by asking every rule in turn: what [`Policy::judge`] must say, for tests and measurements.
+    pub fn judge_linear(&self, q: &Query<'_>, passed: impl FnMut(u32)) -> Verdict {
+        let mut judgement = Judgement::new(q, passed);
+        let decides = self.rules.iter().enumerate().find(|&(i, r)| judgement.meets(i, r));
+        judgement.verdict(self, decides.map(|(i, _)| i))
+    }
+
+    /// What the rules' classifiers take, bytes.
+    pub fn classifier_memory(&self) -> usize {
+        self.raw_classifier.memory() + self.nat.classifier_memory() + self.classifier.memory()
+    }
+}
+
+/// A packet on its way through the rules.
+struct Judgement<'a, F> {
+    q: Query<'a>,
+    passed: F,
+    passing: Option<u32>,
+}
+
+impl<'a, F: FnMut(u32)> Judgement<'a, F> {
+    #[inline]
+    fn new(q: &Query<'a>, passed: F) -> Self {
+        Self { q: *q, passed, passing: None }
+    }
+
+    /// Whether rule `i` decides. What it does on the way is done.
+    #[inline]
+    fn meets(&mut self, i: usize, rule: &Rule) -> bool {
+        if !rule.matcher.matches(&self.q) {
+            return false;
+        }
+        let (mask, value) = rule.set_mark;
+        self.q.mark = self.q.mark & !mask | value & mask;
+        if rule.action != Action::Continue {
+            return true;
+        }
+        (self.passed)(number(i));
+        if rule.log && self.passing.is_none() {
+            self.passing = Some(number(i));
+        }
+        false
+    }
+
+    #[inline]
+    fn verdict(&self, policy: &Policy, decides: Option<usize>) -> Verdict {
+        let (passing, mark) = (self.passing, self.q.mark);
+        match decides.and_then(|i| Some((i, policy.rules.get(i)?))) {
+            Some((i, r)) => {
+                let (accept, timeout_policy) = (r.action == Action::Accept, r.timeout_policy);
+                Verdict { rule: number(i), accept, log: r.log, passing, mark, timeout_policy }
+            }
+            None => {
+                let accept = policy.spec.default == Action::Accept;
+                Verdict { rule: number(policy.rules.len()), accept, log: false, passing, mark, timeout_policy: 0 }
+            }
+        }
+    }
+}
+
+/// A rule's index. Invariant: `compile` bounds how many there are.
+fn number(i: usize) -> u32 {
+    u32::try_from(i).unwrap_or(u32::MAX)
 }

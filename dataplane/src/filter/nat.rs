@@ -6,12 +6,13 @@
 //! A hairpin is for public addresses on the side that the rule is for: client and target must both be on others. So a rule
 //! for `wan` serves hosts in `lan` that use its addresses of `wan`, and a rule for `lan` is not opened to `wan`.
 //!
-//! *Threads*: immutable. *Limits*: walked first to last, for first packets only.
+//! *Threads*: immutable. *Limits*: asked for first packets only.
 //! *Sources*: `iptables-extensions(8)`, NETMAP; RFC 4787 section 6 for hairpins.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::addrset::AddrSet;
+use super::classifier::Classifier;
 use super::matcher::{Matcher, Query};
 use crate::api::policy::{Hairpin, Match, NatKind, NatRuleSpec, NetmapSide, ZoneId};
 use crate::nat::mapped;
@@ -70,9 +71,13 @@ pub trait Sides {
 #[derive(Debug, Default)]
 pub struct NatHooks {
     early: Vec<Early>,
+    early_classifier: Classifier,
     back: Vec<Early>,
+    back_classifier: Classifier,
     hairpins: Vec<Hairpinned>,
+    hairpin_classifier: Classifier,
     late: Vec<(Matcher, usize)>,
+    late_classifier: Classifier,
 }
 
 impl NatHooks {
@@ -120,7 +125,21 @@ impl NatHooks {
                 NatKind::Nptv6 { .. } => {} // no part of connections
             }
         }
+        // A rule whose match is met may still not fit the packet's addresses, so none ends the search by itself.
+        fn classifier<'a>(matchers: impl Iterator<Item = &'a Matcher> + Clone) -> Classifier {
+            Classifier::new(matchers.map(|m| (m, false)))
+        }
+        hooks.early_classifier = classifier(hooks.early.iter().map(|e| &e.matcher));
+        hooks.back_classifier = classifier(hooks.back.iter().map(|e| &e.matcher));
+        hooks.hairpin_classifier = classifier(hooks.hairpins.iter().map(|h| &h.entry.matcher));
+        hooks.late_classifier = classifier(hooks.late.iter().map(|(m, _)| m));
         hooks
+    }
+
+    /// What the classifiers take, bytes.
+    pub fn classifier_memory(&self) -> usize {
+        let all = [&self.early_classifier, &self.back_classifier, &self.hairpin_classifier, &self.late_classifier];
+        all.into_iter().map(Classifier::memory).sum()
     }
 
     /// Whether there is no rule.
@@ -148,14 +167,17 @@ impl NatHooks {
             fits && e.matcher.matches(q)
         };
         let found = |e: &Early| Destination { rule: e.rule, back: e.back };
-        if let Some(e) = self.early.iter().find(|e| matches(e)) {
+        let first = |classifier: &Classifier, entries: &'_ [Early]| {
+            classifier.find(q, |i| entries.get(i).is_some_and(&matches))
+        };
+        if let Some(e) = first(&self.early_classifier, &self.early).and_then(|i| self.early.get(i)) {
             let exempt = rules.get(e.rule).is_none_or(|r| r.kind == NatKind::None);
             return (!exempt).then(|| found(e));
         }
-        if let Some(e) = self.back.iter().find(|e| matches(e)) {
+        if let Some(e) = first(&self.back_classifier, &self.back).and_then(|i| self.back.get(i)) {
             return Some(found(e));
         }
-        let hairpinned = |h: &&Hairpinned| {
+        let hairpinned = |h: &Hairpinned| {
             // Without a zone it is on nobody's side.
             let on_side = |i: u16| Some(h.interfaces.contains(&i) || h.zones.contains(&sides.zone_of(i)?));
             let is_there = |a| sides.side_of(a).and_then(on_side);
@@ -166,13 +188,14 @@ impl NatHooks {
                 && q.interface_in.and_then(on_side) == Some(false)
                 && rules.get(h.entry.rule).and_then(target).and_then(is_there) == Some(false)
         };
-        self.hairpins.iter().find(hairpinned).map(|h| found(&h.entry))
+        let hairpin = self.hairpin_classifier.find(q, |i| self.hairpins.get(i).is_some_and(hairpinned));
+        hairpin.and_then(|i| self.hairpins.get(i)).map(|h| found(&h.entry))
     }
 
     /// What becomes of the source of a new connection.
     pub fn source(&self, rules: &[NatRuleSpec], q: &Query<'_>) -> Source {
         let src = q.tuple.src;
-        let matches = |&&(ref matcher, rule): &&(Matcher, usize)| {
+        let matches = |&(ref matcher, rule): &(Matcher, usize)| {
             let fits = match rules.get(rule).map(|r| &r.kind) {
                 Some(NatKind::Netmap { from, .. }) => from.contains(&src),
                 Some(NatKind::Snat { to }) => !to.is_empty(src.is_ipv4()),
@@ -181,7 +204,8 @@ impl NatHooks {
             };
             fits && matcher.matches(q)
         };
-        match self.late.iter().find(matches) {
+        let first = self.late_classifier.find(q, |i| self.late.get(i).is_some_and(matches));
+        match first.and_then(|i| self.late.get(i)) {
             None => Source::Nothing,
             Some(&(_, rule)) if rules.get(rule).is_some_and(|r| r.kind == NatKind::None) => Source::Exempt,
             Some(&(_, rule)) => Source::Rule(rule),

@@ -97,61 +97,67 @@ impl Station {
         v6: impl FnOnce(Sight<Key6>) -> R,
     ) -> Option<R> {
         let f = frame.first_chunk::<N4>()?;
-        if word(f, 0) & MAC_BITS != mac_word(self.mac).to_le() {
+        if word(f, 0) & MAC_BITS != mac_word(self.mac) {
             return None;
         }
-        match be16(f, L3 - 2) {
-            ether::IPV4 => self.look4::<L3, N4>(f, frame, verify).map(v4),
-            ether::IPV6 if self.ipv6 => self.look6::<L3, N6>(frame.first_chunk::<N6>()?, frame, verify).map(v6),
-            _ => None,
+        // EtherType and version, and for IPv4 the header's length.
+        let kind = word(f, L3 - 2) & 0xff_ffff;
+        if kind == u64::from(ether::IPV4.swap_bytes()) | 0x45 << 16 {
+            self.look4::<L3, N4>(f, frame, verify).map(v4)
+        } else if kind & 0xf0_ffff == u64::from(ether::IPV6.swap_bytes()) | 0x60 << 16 && self.ipv6 {
+            self.look6::<L3, N6>(frame.first_chunk::<N6>()?, frame, verify).map(v6)
+        } else {
+            None
         }
     }
 
+    /// A packet of version 4 without options. Its header and the transport header behind it are read in words of eight bytes,
+    /// the first of which begins with the EtherType.
     #[inline(always)]
     fn look4<const L3: usize, const N: usize>(&self, f: &[u8; N], frame: &[u8], verify: bool) -> Option<Sight<Key4>> {
-        let (len, protocol) = (be16(f, L3 + 2), f[L3 + 9]);
-        let payload = frame.get(L3 + ipv4::HEADER..L3 + usize::from(len))?;
-        // Version 4 without options, no fragment, and it may live for another hop.
-        let usual = (f[L3] == 0x45) & (be16(f, L3 + 6) & 0x3fff == 0) & (f[L3 + 8] > 1);
-        let last = u64::from(u32::from_ne_bytes([f[L3 + 16], f[L3 + 17], f[L3 + 18], f[L3 + 19]]));
-        let sum = checksum::carry(checksum::carry(word(f, L3), word(f, L3 + 8)), last);
+        let [start, middle, addresses, head] = [word(f, L3 - 2), word(f, L3 + 6), word(f, L3 + 12), word(f, L3 + 20)];
+        let len = ((start >> 32) as u16).swap_bytes();
+        let protocol = (middle >> 24) as u8;
+        // No fragment, and it may live for another hop.
+        let usual = (middle & 0xff3f == 0) & (middle >> 16 & 0xff > 1);
+        // The middle ends with the first half of the source, and so does the header's sum without it.
+        let sum = checksum::carry(checksum::carry(start >> 16, middle), addresses >> 16);
         if !(usual & checksum::is_complete(sum)) {
             return None;
         }
-        let addresses = word(f, L3 + 12);
-        let data = len.checked_sub(20)?;
-        let pseudo = checksum::carry(checksum::native(u16::from(protocol), data), addresses);
-        let ports = u32::from_be_bytes([f[L3 + 20], f[L3 + 21], f[L3 + 22], f[L3 + 23]]);
-        if !transport(protocol, payload, verify, pseudo) {
-            return None;
-        }
-        let key = Key4::new(u64::from_be(addresses), ports, protocol, self.ct_zone);
+        let payload = frame.get(L3 + ipv4::HEADER..L3 + usize::from(len))?;
+        let behind = payload.get(l4::UDP_HEADER..)?;
+        // In bounds, by the slices above.
+        let pseudo = checksum::carry(checksum::swapped(u16::from(protocol), len.wrapping_sub(20)), addresses);
+        transport(protocol, head, payload, behind, verify, pseudo)?;
+        let ports = (head as u32).swap_bytes();
+        let key = Key4::new(addresses.swap_bytes(), ports, protocol, self.ct_zone);
         Some(Sight { key, hash: 0, hint: NO_HINT, len, tcp: protocol == proto::TCP })
     }
 
+    /// A packet of version 6 without extension headers.
     #[inline(always)]
     fn look6<const L3: usize, const N: usize>(&self, f: &[u8; N], frame: &[u8], verify: bool) -> Option<Sight<Key6>> {
         let (data, protocol) = (be16(f, L3 + 4), f[L3 + 6]);
-        let len = data.saturating_add(40);
+        let len = data.checked_add(40)?;
         let payload = frame.get(L3 + ipv6::HEADER..L3 + usize::from(len))?;
-        if f[L3] >> 4 != 6 || f[L3 + 7] <= 1 || len == u16::MAX {
+        let behind = payload.get(l4::UDP_HEADER..)?;
+        if f[L3 + 7] <= 1 {
             return None;
         }
-        let words = [word(f, L3 + 8), word(f, L3 + 16), word(f, L3 + 24), word(f, L3 + 32)];
-        let pseudo = words.iter().fold(checksum::native(u16::from(protocol), data), |acc, &w| checksum::carry(acc, w));
-        let ports = u32::from_be_bytes([f[L3 + 40], f[L3 + 41], f[L3 + 42], f[L3 + 43]]);
-        if !transport(protocol, payload, verify, pseudo) {
-            return None;
-        }
-        let [a, b, c, d] = words;
-        let addresses = [u64::from_be(a), u64::from_be(b), u64::from_be(c), u64::from_be(d)];
-        let key = Key6::new(addresses, ports, protocol, self.ct_zone);
+        let [a, b, c, d] = [word(f, L3 + 8), word(f, L3 + 16), word(f, L3 + 24), word(f, L3 + 32)];
+        let addresses = checksum::carry(checksum::carry(a, b), checksum::carry(c, d));
+        let pseudo = checksum::carry(checksum::swapped(u16::from(protocol), data), addresses);
+        let head = word(f, L3 + 40);
+        transport(protocol, head, payload, behind, verify, pseudo)?;
+        let addresses = [a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), d.swap_bytes()];
+        let key = Key6::new(addresses, (head as u32).swap_bytes(), protocol, self.ct_zone);
         Some(Sight { key, hash: 0, hint: NO_HINT, len, tcp: protocol == proto::TCP })
     }
 }
 
 /// The bytes of a word that a MAC address takes.
-const MAC_BITS: u64 = 0xffff_ffff_ffff_u64.to_le();
+const MAC_BITS: u64 = 0xffff_ffff_ffff;
 
 /// A MAC address as a word: its first byte is the lowest.
 #[inline(always)]
@@ -160,31 +166,33 @@ pub const fn mac_word(mac: [u8; 6]) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
-/// The eight bytes at `at`, in the machine's order; the caller has checked the bounds.
+/// The eight bytes at `at`, the first of which is the lowest; the caller has checked the bounds.
 #[inline(always)]
 fn word<const N: usize>(h: &[u8; N], at: usize) -> u64 {
-    u64::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7]])
+    // One load: bytes put together would be loaded one by one where not all are used.
+    h[at..].first_chunk::<8>().map_or(0, |w| u64::from_le_bytes(*w))
 }
 
-/// Whether the transport header is usual, and the checksum over all that IP carries right or absent.
+/// Whether the transport header is usual, and the checksum over all that IP carries right or absent. `head`: the first eight
+/// bytes of `payload` as a word; `behind`: the rest.
 #[inline(always)]
-fn transport(protocol: u8, payload: &[u8], mut verify: bool, pseudo: u64) -> bool {
-    let Some(head) = payload.first_chunk::<{ l4::UDP_HEADER }>() else { return false };
+fn transport(protocol: u8, head: u64, payload: &[u8], behind: &[u8], mut verify: bool, pseudo: u64) -> Option<()> {
     if protocol == proto::UDP {
-        let len = usize::from(be16(head, 4));
+        let len = usize::from(((head >> 32) as u16).swap_bytes());
         if len < l4::UDP_HEADER || len > payload.len() {
-            return false;
+            return None;
         }
-        verify &= be16(head, 6) != 0;
+        verify &= head >> 48 != 0;
     } else if protocol == proto::TCP {
-        let Some(fixed) = payload.first_chunk::<{ tcp::TCP_HEADER }>() else { return false };
+        let fixed = payload.first_chunk::<{ tcp::TCP_HEADER }>()?;
         let header = usize::from(fixed[12] >> 4) * 4;
         let plain = fixed[13] & (SYN | FIN | RST | URG | ACK) == ACK;
         if !plain || header < tcp::TCP_HEADER || header > payload.len() {
-            return false;
+            return None;
         }
     } else {
-        return false;
+        return None;
     }
-    !verify || checksum::is_complete(checksum::add_native(pseudo, payload))
+    let right = !verify || checksum::is_complete(checksum::add_swapped(checksum::carry(pseudo, head), behind));
+    right.then_some(())
 }

@@ -38,7 +38,7 @@ use arrayvec::ArrayVec;
 use crossbeam_channel::Sender;
 
 use self::fast::Egress;
-pub use self::fast::Tally;
+pub use self::fast::{Finder, Tally, Way, Ways};
 pub use self::helper::{Acknowledge, Help};
 use self::hop::Hop;
 use self::pptp::Call;

@@ -1,9 +1,10 @@
-//! A burst of frames of which most are usual packets of known connections: three passes, so that their cache misses overlap.
+//! A burst of frames of which most are usual packets of known connections: four passes, so that their cache misses overlap.
 //!
 //! ```text
-//! 1  each frame: headers and checksums, tuple, hash      asks for the bucket of the index
-//! 2  each tuple: tags of the bucket                       asks for the connection
-//! 3  each frame, in its order: compare, move on, rewrite, queue; or the long way
+//! 1  each frame: headers and checksums, tuple
+//! 2  each tuple: hash                                     asks for the bucket of the index
+//! 3  each hash: tags of the bucket                        asks for the connection
+//! 4  each frame, in its order: compare, move on, rewrite, queue; or the long way
 //! ```
 //! What goes the long way waits in the batch, so that its lookups overlap too. It goes first where a usual packet behind it
 //! may be of the same connection: order within a connection stays.
@@ -11,14 +12,16 @@
 //! *Threads*: the worker's. *Limits*: one burst.
 
 use super::Worker;
+use crate::conntrack::conn::Cached;
 use crate::conntrack::fast::Clock;
+use crate::conntrack::table::{Aim, Lane};
 use crate::conntrack::tuple::{Key4, Key6};
-use crate::drop::DropReason;
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
 use crate::nat::fast::Wire;
-use crate::parse::fast::{Sight, Station};
-use crate::parse::{Receiver, ether, tcp};
-use crate::path::Tally;
+use crate::packet::{CtState, TcpSegment};
+use crate::parse::fast::{NO_HINT, Sight, Station};
+use crate::parse::{Receiver, tcp};
+use crate::path::{Finder, Tally, Way, Ways};
 use crate::time::Nanos;
 
 /// What is known of the frames of a burst, by their place in it.
@@ -29,37 +32,32 @@ pub(super) struct Sights {
     v6: [Sight<Key6>; MAX_BURST],
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    V4,
+    V6,
+    Other,
+}
+
 impl Default for Sights {
     fn default() -> Self {
         Self { kinds: [Kind::Other; MAX_BURST], v4: [Sight::default(); MAX_BURST], v6: [Sight::default(); MAX_BURST] }
     }
 }
 
-/// How a burst came.
+/// Frames at the front of a burst, after the last pass.
 #[derive(Clone, Copy, Debug)]
-struct Arrival {
-    port: PortIdx,
-    /// Where the network header is.
-    l3: usize,
-    clock: Clock,
-}
-
-/// What keeps a packet from being sent at once.
-#[derive(Clone, Copy, Debug)]
-enum Unusual {
-    /// It goes the long way, untouched; it is of no connection that is known here.
-    Unknown,
-    /// It goes the long way, untouched.
-    Known,
-    /// It cannot be sent.
-    Unsendable,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    V4,
-    V6,
-    Other,
+struct Run {
+    /// So many are ready to leave.
+    ready: usize,
+    /// By this port, all of them.
+    egress: PortIdx,
+    /// They still need a link header, for this station: the port's frames have another length of it.
+    link: Option<[u8; 6]>,
+    /// So many behind them go the long way.
+    long: usize,
+    /// Some of those may be of known connections.
+    known: bool,
 }
 
 impl<I: Io> Worker<I> {
@@ -72,133 +70,207 @@ impl<I: Io> Worker<I> {
         now: Nanos,
     ) {
         let Some(mut sights) = self.sights.take() else { return };
-        self.sight(frames, station, &mut sights);
-        let at = Arrival { port: receiver.port, l3: station.l2_len(), clock: self.path.clock(now) };
-        let mut tally = Tally::default();
-        // Most bursts leave as they are: all by one port.
-        let mut way = None;
+        let l3 = station.l2_len();
+        let (v4, v6) = self.path.conntrack.aims();
+        let plain = sight(frames, *station, v4, v6, &mut sights);
+        let pass = if plain { pass::<I::Buf, true> } else { pass::<I::Buf, false> };
         let mut done = 0;
-        let mut odd = None;
-        for (buf, ((kind, v4), v6)) in frames.iter_mut().zip(sights.kinds.iter().zip(&sights.v4).zip(&sights.v6)) {
-            let passed = match kind {
-                Kind::V4 => self.usual(buf, v4, &at, &mut tally),
-                Kind::V6 => self.usual(buf, v6, &at, &mut tally),
-                Kind::Other => Err(Unusual::Known),
-            };
-            if way.is_some() && passed.ok() != way || passed.is_err() {
-                odd = Some(passed);
-                break;
-            }
-            way = passed.ok();
-            done += 1;
-        }
-        if let Some(passed) = odd {
-            self.express_rest(frames, &sights, (way, done, passed), &at, receiver, &mut tally);
-        } else if let Some(egress) = way {
-            self.queue_all(frames, egress);
-        }
-        self.sights = Some(sights);
-        self.path.settle(tally);
-    }
-
-    /// Takes a mixed burst through what is left of the last pass. The first `done` frames go the same way, what is to be done
-    /// with the one behind them is known.
-    fn express_rest(
-        &mut self,
-        frames: &mut Burst<I::Buf>,
-        sights: &Sights,
-        (way, done, odd): (Option<PortIdx>, usize, Result<PortIdx, Unusual>),
-        at: &Arrival,
-        receiver: &Receiver,
-        tally: &mut Tally,
-    ) {
-        let now = at.clock.now;
-        let mut odd = Some(odd);
         // Whether the batch holds packets that may be of known connections.
         let mut held_up = false;
-        for (n, mut buf) in frames.drain(..).enumerate() {
-            if let (true, Some(egress)) = (n < done, way) {
-                self.queue(buf, egress);
-                continue;
-            }
-            let kind = sights.kinds[n];
-            if held_up && !matches!(kind, Kind::Other) {
+        while !frames.is_empty() {
+            if held_up && sights.kinds.get(done).is_some_and(|&kind| kind != Kind::Other) {
                 self.process(false, now);
                 held_up = false;
             }
-            let passed = odd.take().unwrap_or_else(|| match kind {
-                Kind::V4 => self.usual(&mut buf, &sights.v4[n], at, tally),
-                Kind::V6 => self.usual(&mut buf, &sights.v6[n], at, tally),
-                Kind::Other => Err(Unusual::Known),
-            });
-            match passed {
-                Ok(egress) => self.queue(buf, egress),
-                Err(Unusual::Unsendable) => self.path.stats.drop_packet(DropReason::NoBuffer),
-                Err(unusual) => {
-                    held_up |= matches!(unusual, Unusual::Known);
-                    self.parse(buf, receiver, now);
+            let run = pass(frames, &sights, done, l3, self.path.ways(receiver.port, now));
+            if run.ready == frames.len() && run.link.is_none() {
+                self.queue_all(frames, run.egress);
+                break;
+            }
+            done += run.ready + run.long;
+            for buf in frames.drain(..run.ready) {
+                match run.link {
+                    None => self.queue(buf, run.egress),
+                    to => self.send_link(buf, l3, run.egress, to),
                 }
             }
+            for buf in frames.drain(..run.long) {
+                self.parse(buf, receiver, now);
+            }
+            held_up |= run.known;
         }
+        self.sights = Some(sights);
         self.process(false, now);
     }
+}
 
-    /// The first two passes.
-    #[inline(always)]
-    fn sight(&self, frames: &Burst<I::Buf>, station: &Station, sights: &mut Sights) {
-        let conntrack = &self.path.conntrack;
-        let Sights { kinds, v4, v6 } = sights;
-        for (((frame, kind), v4), v6) in frames.iter().zip(&mut *kinds).zip(&mut *v4).zip(&mut *v6) {
-            *kind = Kind::Other;
-            if frame.is_chained() {
-                continue;
+/// The first passes; says whether all frames are of IPv4 and usual. All is handed in by value, so that the loops have it in
+/// registers; hashing has a loop of its own, for the hash is a long chain and only short loops have many of them under way
+/// at once.
+#[inline(never)]
+fn sight<B: Buf>(frames: &[B], station: Station, v4: Aim<'_, Key4>, v6: Aim<'_, Key6>, sights: &mut Sights) -> bool {
+    let count = frames.len().min(MAX_BURST);
+    let Sights { kinds, v4: sights4, v6: sights6 } = sights;
+    let (kinds, sights4, sights6) = (&mut kinds[..count], &mut sights4[..count], &mut sights6[..count]);
+    let mut plain = true;
+    for (n, frame) in frames[..count].iter().enumerate() {
+        let see4 = |sight| (sights4[n] = sight, Kind::V4).1;
+        let see6 = |sight| (sights6[n] = sight, Kind::V6).1;
+        let seen = if frame.is_chained() { None } else { station.look(frame.bytes(), frame.rx_checksum(), see4, see6) };
+        kinds[n] = seen.unwrap_or(Kind::Other);
+        plain &= kinds[n] == Kind::V4;
+    }
+    if plain {
+        sights4.iter_mut().for_each(|sight| sight.hash = v4.hash(&sight.key));
+        for sight in sights4 {
+            sight.hint = v4.candidate(sight.hash, sight.tcp).unwrap_or(NO_HINT);
+            if sight.hint == NO_HINT {
+                v4.expect(&sight.key.inverse());
             }
-            let v4 = |sight| (*v4 = conntrack.approach(sight), Kind::V4).1;
-            let v6 = |sight| (*v6 = conntrack.approach(sight), Kind::V6).1;
-            *kind = station.look(frame.bytes(), frame.rx_checksum(), v4, v6).unwrap_or(Kind::Other);
         }
-        for (((_, kind), v4), v6) in frames.iter().zip(kinds).zip(v4).zip(v6) {
-            match kind {
-                Kind::V4 => conntrack.aim(v4),
-                Kind::V6 => conntrack.aim(v6),
-                Kind::Other => {}
-            }
+        return true;
+    }
+    for n in 0..count {
+        match kinds[n] {
+            Kind::V4 => sights4[n].hash = v4.hash(&sights4[n].key),
+            Kind::V6 => sights6[n].hash = v6.hash(&sights6[n].key),
+            Kind::Other => {}
         }
     }
+    for n in 0..count {
+        match kinds[n] {
+            Kind::V4 => sights4[n].hint = v4.candidate(sights4[n].hash, sights4[n].tcp).unwrap_or(NO_HINT),
+            Kind::V6 => sights6[n].hint = v6.candidate(sights6[n].hash, sights6[n].tcp).unwrap_or(NO_HINT),
+            Kind::Other => {}
+        }
+    }
+    false
+}
 
-    /// The last pass: rewrites a packet and says by which port it leaves.
-    #[inline(always)]
-    fn usual<K: Wire>(
-        &mut self,
-        buf: &mut I::Buf,
-        seen: &Sight<K>,
-        at: &Arrival,
-        tally: &mut Tally,
-    ) -> Result<PortIdx, Unusual> {
-        let end = at.l3 + usize::from(seen.len);
-        let segment = || tcp::behind_plain_header(buf.bytes().get(at.l3..end)?);
-        let Some(pass) = self.path.pass(seen, segment, at.port, tally, at.clock) else {
-            return Err(if self.path.conntrack.is_known(seen) { Unusual::Known } else { Unusual::Unknown });
+/// The last pass, over the frames from the first on, whose sights stand from `done` on: rewrites those that leave by the same
+/// port. `l3`: where their network headers are; `PLAIN`: all are of IPv4, which saves much asking.
+#[inline(never)]
+fn pass<B: Buf, const PLAIN: bool>(frames: &mut [B], sights: &Sights, done: usize, l3: usize, ways: Ways<'_>) -> Run {
+    let Ways { mut v4, mut v6, clock, finder } = ways;
+    let mut course = Course { way: Way::NONE, tally: Tally::default(), ready: 0, turns: false, l3 };
+    let count = frames.len().min(MAX_BURST - done);
+    let all = done..done + count;
+    let (kinds, sights4, sights6) = (&sights.kinds[all.clone()], &sights.v4[all.clone()], &sights.v6[all]);
+    for (n, buf) in frames[..count].iter_mut().enumerate() {
+        let went = match kinds[n] {
+            _ if PLAIN => advance(buf, &sights4[n], &mut v4, &mut course, &clock, &finder),
+            Kind::V4 => advance(buf, &sights4[n], &mut v4, &mut course, &clock, &finder),
+            Kind::V6 => advance(buf, &sights6[n], &mut v6, &mut course, &clock, &finder),
+            Kind::Other => false,
         };
-        // What Ethernet has padded it with stays behind.
-        if buf.bytes().len() > end && !buf.resize(end) {
-            return Err(Unusual::Unsendable);
+        if !went {
+            break;
         }
-        let frame = buf.bytes_mut();
-        if let Some(ip) = frame.get_mut(at.l3..) {
-            seen.key.forward(ip, pass.answered_by.as_ref(), seen.tcp);
+        course.ready += 1;
+    }
+    let Course { way, tally, ready, turns, .. } = course;
+    tally.settle(&way, &finder);
+    let link = (!way.keeps_length(l3)).then(|| way.to());
+    let mut run = Run { ready, egress: way.egress, link, long: 0, known: false };
+    if ready == count || turns {
+        return run;
+    }
+    // The next one goes the long way, and with it all behind it that must.
+    for n in ready..count {
+        let known = match kinds[n] {
+            Kind::V4 => v4.search(sights4[n].hash, &sights4[n].key).is_some(),
+            Kind::V6 => v6.search(sights6[n].hash, &sights6[n].key).is_some(),
+            Kind::Other => true,
+        };
+        if n > ready && known && kinds[n] != Kind::Other {
+            break;
         }
-        if pass.by.untagged && at.l3 == ether::HEADER {
-            if let Some(macs) = frame.first_chunk_mut::<12>() {
-                macs[..8].copy_from_slice(&(pass.to | pass.by.mac << 48).to_le_bytes());
-                macs[8..].copy_from_slice(&(pass.by.mac >> 16).to_le_bytes()[..4]);
-            }
-        } else {
-            let [a, b, c, d, e, f, ..] = pass.to.to_le_bytes();
-            if !self.set_link(buf, at.l3, pass.egress, Some([a, b, c, d, e, f])) {
-                return Err(Unusual::Unsendable);
-            }
+        run.long += 1;
+        run.known |= known;
+    }
+    run
+}
+
+/// Where the last pass is.
+#[derive(Debug)]
+struct Course {
+    /// How packets leave now.
+    way: Way,
+    /// What was counted of them.
+    tally: Tally,
+    /// Frames that are ready.
+    ready: usize,
+    /// The next one could leave, but not together with those.
+    turns: bool,
+    /// Where network headers are.
+    l3: usize,
+}
+
+impl Course {
+    /// Whether a packet of `len` bytes and this class can leave. Asked before anything is changed.
+    #[inline(always)]
+    fn goes(&mut self, cached: &Cached, state: CtState, len: u16, finder: &Finder<'_>) -> bool {
+        self.way.is_of(cached, state, len) || self.turn(cached, state, len, finder)
+    }
+
+    /// The same for one whose way is another.
+    #[cold]
+    #[inline(never)]
+    fn turn(&mut self, cached: &Cached, state: CtState, len: u16, finder: &Finder<'_>) -> bool {
+        let Some(other) = finder.find(cached, state, len) else { return false };
+        self.turns = self.ready > 0 && !other.leaves_like(&self.way, self.l3);
+        if !self.turns {
+            std::mem::take(&mut self.tally).settle(&self.way, finder);
+            self.way = other;
         }
-        Ok(pass.egress)
+        !self.turns
+    }
+}
+
+/// Moves a frame's connection on and rewrites it; `false` where it does not go this way, and nothing has changed.
+#[inline(always)]
+fn advance<B: Buf, K: Wire>(
+    buf: &mut B,
+    seen: &Sight<K>,
+    lane: &mut Lane<'_, K>,
+    course: &mut Course,
+    clock: &Clock<'_>,
+    finder: &Finder<'_>,
+) -> bool {
+    let l3 = course.l3;
+    let Some(passed) =
+        lane.advance(seen, || segment(buf, l3, seen.len), clock, |c, state| course.goes(c, state, seen.len, finder))
+    else {
+        return false;
+    };
+    course.tally.packets[passed.direction.index()] += 1;
+    course.tally.bytes += u64::from(seen.len);
+    carry_out(buf, course.l3, seen, passed.answered_by.as_ref(), &course.way);
+    true
+}
+
+/// The TCP segment in a usual frame.
+fn segment<B: Buf>(buf: &B, l3: usize, len: u16) -> Option<TcpSegment> {
+    tcp::behind_plain_header(buf.bytes().get(l3..l3 + usize::from(len))?)
+}
+
+/// Rewrites a usual frame; its link header too, where that keeps its length.
+#[inline(always)]
+fn carry_out<B: Buf, K: Wire>(buf: &mut B, l3: usize, seen: &Sight<K>, answered_by: Option<&K>, way: &Way) {
+    // What Ethernet has padded it with stays behind.
+    let end = l3 + usize::from(seen.len);
+    if buf.bytes().len() > end {
+        let shrunk = buf.resize(end);
+        debug_assert!(shrunk, "what is there has room");
+    }
+    let frame = buf.bytes_mut();
+    if let Some(ip) = frame.get_mut(l3..) {
+        seen.key.forward(ip, answered_by, seen.tcp);
+    }
+    if way.keeps_length(l3)
+        && let Some(link) = frame.first_chunk_mut::<12>()
+    {
+        link[..8].copy_from_slice(&way.macs.0.to_le_bytes());
+        link[8..].copy_from_slice(&way.macs.1.to_le_bytes());
     }
 }

@@ -88,6 +88,7 @@ impl<I: Io> Worker<I> {
                 continue;
             }
             busy = true;
+            self.moved += inbox.len() as u64;
             for parcel in inbox.iter() {
                 if let Some(first) = parcel.buf.bytes().first() {
                     prefetch(first);

@@ -21,6 +21,8 @@ mod send;
 mod train;
 mod walk;
 
+use std::mem;
+
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
@@ -114,6 +116,8 @@ pub struct Worker<I: Io> {
     stopping: bool,
     last: Nanos,
     last_busy: bool,
+    /// Packets that this turn has received, from ports and from other workers.
+    moved: u64,
 }
 
 impl<I: Io> Worker<I> {
@@ -147,6 +151,7 @@ impl<I: Io> Worker<I> {
             stopping: false,
             last: now,
             last_busy: false,
+            moved: 0,
         }
     }
 
@@ -194,7 +199,8 @@ impl<I: Io> Worker<I> {
         let stats = &self.path.stats;
         if self.last_busy {
             stats.busy_ns.add(elapsed);
-            stats.burst.record(elapsed);
+            stats.burst.record(elapsed, 1);
+            stats.latency.record(elapsed, mem::take(&mut self.moved));
         } else {
             stats.idle_ns.add(elapsed);
         }
@@ -223,6 +229,7 @@ impl<I: Io> Worker<I> {
     fn take_in(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx, now: Nanos) {
         let counters = self.path.stats.port(port);
         counters.rx_packets.add(frames.len() as u64);
+        self.moved += frames.len() as u64;
         counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
         self.take_frames(frames, port, now);
     }

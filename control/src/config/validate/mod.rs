@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig};
+use dataplane::api::launch::{DefragConfig, DefragMode, HugePages, InterfaceConfig, LaunchConfig, Poll};
 use dataplane::api::policy::{AddrSet, Mss, PolicySpec};
 
 use super::node::{Node, Value};
@@ -120,13 +120,14 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
     let mut launch = LaunchConfig {
         workers: vec![0],
         hugepages: HugePages::Auto,
-        burst: 32,
+        burst: 64,
         eal_args: Vec::new(),
         file_prefix: String::new(),
         interfaces: Vec::<InterfaceConfig>::new(),
         conntrack_max: 0,
         defrag: DefragConfig::default(),
         mbufs: None,
+        poll: Poll::Auto,
         twins: true,
     };
     let Some(section) = node.map(|node| Dataplane::read(node, reader)) else { return launch };
@@ -138,7 +139,7 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
         launch.hugepages = reader.choice(node, &known, &[]).unwrap_or(HugePages::Auto);
     }
     if let Some(node) = section.burst {
-        launch.burst = usize::from(reader.number(node, 1..=64_u8).unwrap_or(32));
+        launch.burst = usize::from(reader.number(node, 1..=64_u8).unwrap_or(64));
     }
     if let Some(node) = section.eal_args {
         let accepted = "a list of arguments";
@@ -153,6 +154,10 @@ fn dataplane_section<'y>(node: Option<&'y Node>, reader: &Reader<'y>) -> LaunchC
             }
             launch.eal_args.push(text.to_owned());
         }
+    }
+    if let Some(node) = section.poll {
+        let known = [("auto", Poll::Auto), ("busy", Poll::Busy), ("adaptive", Poll::Adaptive)];
+        launch.poll = reader.choice(node, &known, &[]).unwrap_or(Poll::Auto);
     }
     launch.mbufs = section.mbufs.and_then(|node| reader.number(node, 1024..=16_777_216_u32));
     launch
