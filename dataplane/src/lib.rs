@@ -19,6 +19,7 @@ pub mod packet;
 pub mod parse;
 
 pub mod defrag;
+pub mod ring;
 pub mod steer;
 
 pub mod path;

@@ -1,13 +1,11 @@
-//! Steering: which worker a packet belongs to, and how workers speak to each other.
+//! Steering: which worker a packet belongs to. How it gets there: [`crate::ring`].
 //!
 //! The invariant: **for any tuple T on the wire, the worker home(T) either owns T's flow or holds a signpost to the
 //! owner.** home(T) = RETA[Toeplitz(T)] with a key of 16-bit period, so both directions of an untranslated flow have one
 //! home, and the hash depends only on the exclusive or of all 16-bit words of the tuple: a source port that brings
 //! replies home can be computed instead of searched for.
 //!
-//! *Life-cycle*: [`mesh`] makes the rings of all workers before any runs. *Threads*: each [`Parcels`] and [`Notes`] belongs to one
-//! worker; rings are single producer, single consumer. *Limits*: [`PACKET_RING`] packets and [`NOTE_RING`] notes per
-//! ordered pair of workers; a full ring refuses, and the caller counts it.
+//! *Life-cycle*: fixed at start. *Threads*: each worker has its own [`Steer`]. *Limits*: 128 workers.
 //! *Sources*: Microsoft's RSS hashing (Toeplitz); Woo and Park, "Scalable TCP session monitoring with symmetric
 //! receive-side scaling" (2012) for the key.
 
@@ -16,7 +14,7 @@ use std::net::IpAddr;
 pub use crate::conntrack::signpost::Ticket;
 use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::tuple::Tuple;
-use crate::packet::Packet;
+pub use crate::ring::{NOTE_RING, Note, Notes, PACKET_RING, Parcel, Parcels, mesh};
 
 /// The 16 bits of which the RSS key is a repetition.
 pub const RSS_KEY_WORD: u16 = 0x6d5a;
@@ -25,12 +23,6 @@ pub const RSS_KEY_WORD: u16 = 0x6d5a;
 pub const RETA_SIZE: usize = 128;
 /// The bits of a hash that select its entry.
 const RETA_MASK: u16 = 0x7f;
-
-/// Packets that one worker may have under way to another.
-pub const PACKET_RING: usize = 1024;
-
-/// Notes that one worker may have under way to another.
-pub const NOTE_RING: usize = 4096;
 
 /// `TABLES[0]` and `[1]`: hash of a 16-bit word's upper and lower byte. The hash is linear, so they add up.
 static TABLES: [[u16; 256]; 2] = tables(false);
@@ -191,141 +183,6 @@ impl Steer {
 #[expect(clippy::cast_possible_truncation, reason = "below RETA_SIZE")]
 pub const fn reta_entry(i: usize, workers: u16) -> u8 {
     ((i % RETA_SIZE) % workers as usize) as u8
-}
-
-/// A packet on its way to another worker.
-#[derive(Debug)]
-pub struct Parcel<B> {
-    /// The frame.
-    pub buf: B,
-    /// What is known of it.
-    pub packet: Packet,
-    /// So many further fragments of the same datagram come right behind it.
-    pub follow: u8,
-}
-
-/// A small message from worker to worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// The sender wants to own the flow of this tuple, whose home you are. Where it is taken, one with another port of this
-    /// range will do. Answered by one of the next four.
-    Place(Tuple, Ticket, Option<(u16, u16)>),
-    /// The tuple is yours alone, and its packets are sent to you.
-    Placed(Tuple, Ticket),
-    /// Another connection has it; this one, with another port of your own, is yours alone.
-    Lent(Tuple, Ticket),
-    /// It cannot be: another connection has it.
-    Clash(Tuple, Ticket),
-    /// It cannot be: there is no room for a signpost.
-    Full(Tuple, Ticket),
-    /// The sender does not want, or own, the flow of this tuple any longer; only what answers the ticket, if there is one, was
-    /// its.
-    Remove(Tuple, Option<Ticket>),
-    /// The sender expects a connection with this key (source port 0 is any) and will own it.
-    Expect(Tuple),
-    /// It does no longer.
-    Unexpect(Tuple),
-    /// What you expect with this key cannot be kept: another one is expected, or there is no room.
-    Unexpected(Tuple),
-}
-
-/// One worker's ends of the packet rings to and from every other.
-#[derive(Debug)]
-pub struct Parcels<B> {
-    out: Vec<Option<rtrb::Producer<Parcel<B>>>>,
-    inn: Vec<Option<rtrb::Consumer<Parcel<B>>>>,
-}
-
-/// One worker's ends of the note rings to and from every other.
-#[derive(Debug)]
-pub struct Notes {
-    out: Vec<Option<rtrb::Producer<Note>>>,
-    inn: Vec<Option<rtrb::Consumer<Note>>>,
-}
-
-/// The rings between `workers` workers, by worker.
-pub fn mesh<B>(workers: usize) -> Vec<(Parcels<B>, Notes)> {
-    let (parcels_out, parcels_in) = rings(workers, PACKET_RING);
-    let (notes_out, notes_in) = rings(workers, NOTE_RING);
-    let parcels = parcels_out.into_iter().zip(parcels_in).map(|(out, inn)| Parcels { out, inn });
-    let notes = notes_out.into_iter().zip(notes_in).map(|(out, inn)| Notes { out, inn });
-    parcels.zip(notes).collect()
-}
-
-type Ends<T> = Vec<Vec<Option<T>>>;
-
-/// A ring for each ordered pair: `producers[from][to]`, `consumers[to][from]`.
-fn rings<T>(workers: usize, size: usize) -> (Ends<rtrb::Producer<T>>, Ends<rtrb::Consumer<T>>) {
-    let mut producers: Ends<rtrb::Producer<T>> = (0..workers).map(|_| (0..workers).map(|_| None).collect()).collect();
-    let mut consumers: Ends<rtrb::Consumer<T>> = (0..workers).map(|_| (0..workers).map(|_| None).collect()).collect();
-    for from in 0..workers {
-        for to in (0..workers).filter(|&to| to != from) {
-            let (producer, consumer) = rtrb::RingBuffer::new(size);
-            producers[from][to] = Some(producer);
-            consumers[to][from] = Some(consumer);
-        }
-    }
-    (producers, consumers)
-}
-
-impl<B> Parcels<B> {
-    /// Hands a packet to `to`.
-    ///
-    /// # Errors
-    /// The parcel, where the ring is full.
-    #[expect(clippy::result_large_err, reason = "the parcel goes back to its sender, it is not an error value")]
-    pub fn send(&mut self, to: WorkerId, parcel: Parcel<B>) -> Result<(), Parcel<B>> {
-        match self.out.get_mut(usize::from(to)) {
-            Some(Some(ring)) => ring.push(parcel).map_err(|rtrb::PushError::Full(p)| p),
-            _ => Err(parcel),
-        }
-    }
-
-    /// Hands all of `parcels` to `to`, visible there at once, or none: `false` where the ring has no room for them.
-    #[must_use]
-    pub fn send_all(&mut self, to: WorkerId, parcels: impl ExactSizeIterator<Item = Parcel<B>>) -> bool {
-        let Some(Some(ring)) = self.out.get_mut(usize::from(to)) else { return false };
-        match ring.write_chunk_uninit(parcels.len()) {
-            Ok(chunk) => {
-                chunk.fill_from_iter(parcels);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// The next packet from worker `from`.
-    #[inline]
-    pub fn receive(&mut self, from: usize) -> Option<Parcel<B>> {
-        self.inn.get_mut(from)?.as_mut()?.pop().ok()
-    }
-
-    /// How many workers there are.
-    pub fn workers(&self) -> usize {
-        self.inn.len()
-    }
-}
-
-impl Notes {
-    /// Tells `to` something; `false` where the ring is full.
-    #[must_use]
-    pub fn tell(&mut self, to: WorkerId, note: Note) -> bool {
-        match self.out.get_mut(usize::from(to)) {
-            Some(Some(ring)) => ring.push(note).is_ok(),
-            _ => false,
-        }
-    }
-
-    /// The next note from worker `from`.
-    #[inline]
-    pub fn receive(&mut self, from: usize) -> Option<Note> {
-        self.inn.get_mut(from)?.as_mut()?.pop().ok()
-    }
-
-    /// How many workers there are.
-    pub fn workers(&self) -> usize {
-        self.inn.len()
-    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,19 @@ use crate::packet::{L4, Packet};
 use crate::time::Nanos;
 
 /// Entries that the search for a victim looks at.
-const VICTIM_LOOKS: usize = 64;
+pub const VICTIM_LOOKS: usize = 64;
+/// Entries behind an answered connection that are looked at for one that was not, before that one goes: few, so that a flood
+/// whose target answers does not have the search go round the table in no time, and find whoever waits for an answer.
+const PREFERENCE: usize = 8;
+
+/// Connections looked at besides those that packets belong to: what bounds the work of a packet and of a turn is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// Entries, in search of one that makes room: at most [`VICTIM_LOOKS`] for a connection that finds none.
+    pub victims: u64,
+    /// Connections that may have expired: at most what [`Conntrack::tick`] is given.
+    pub timers: u64,
+}
 
 /// Names a confirmed connection of this worker: its slot, with the top bit set for IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,6 +143,7 @@ pub struct Conntrack {
     max: usize,
     /// Where the search for a victim goes on.
     hand: u64,
+    looks: Looks,
 }
 
 impl Conntrack {
@@ -143,6 +156,7 @@ impl Conntrack {
             count: 0,
             max,
             hand: 0,
+            looks: Looks::default(),
         }
     }
 
@@ -293,11 +307,20 @@ impl Conntrack {
         self.max
     }
 
-    /// A connection that makes room for another, among the next [`VICTIM_LOOKS`] entries: one without a reply, else one
-    /// that is not assured; never one that `spared` names. `nf_conntrack_core.c`, `early_drop`, looks at as few.
-    pub fn victim(&mut self, spared: impl Fn(&Conn) -> bool) -> Option<ConnId> {
+    /// What was looked at so far.
+    pub const fn looks(&self) -> Looks {
+        self.looks
+    }
+
+    /// A connection that makes room for another, among the next [`VICTIM_LOOKS`] entries: one that is over or without a reply,
+    /// or the first that is not assured, where none is among the [`PREFERENCE`] behind it; never one that `spared` names and that is not over. `nf_conntrack_core.c`, `early_drop`,
+    /// looks at as few.
+    pub fn victim(&mut self, now: Nanos, spared: impl Fn(&Conn) -> bool) -> Option<ConnId> {
         let mut second = None;
-        for _ in 0..VICTIM_LOOKS {
+        let mut left = VICTIM_LOOKS;
+        while left > 0 {
+            left -= 1;
+            self.looks.victims += 1;
             let id = match self.scan(self.hand) {
                 Scan::End => {
                     self.hand = 0;
@@ -309,15 +332,23 @@ impl Conntrack {
             self.hand += 1;
             let Some(id) = id else { continue };
             let conn = self.conn(id);
+            if conn.is_over(now) {
+                return Some(id); // the wheel has not come by yet
+            }
             if conn.flags.has(Flags::ASSURED) || spared(conn) {
                 continue;
             }
             if !conn.flags.has(Flags::REPLIED) {
                 return Some(id);
             }
-            second.get_or_insert(id);
+            if second.is_none() {
+                second = Some((id, self.hand));
+                left = left.min(PREFERENCE);
+            }
         }
-        second
+        let (id, behind) = second?;
+        self.hand = behind;
+        Some(id)
     }
 
     /// Puts a connection into the table, its first packet of `bytes` bytes counted where there was one.
@@ -428,7 +459,10 @@ impl Conntrack {
     /// The next connection that has expired; `budget` bounds the work of a tick and is counted down. The caller ends
     /// it before it asks again.
     pub fn tick(&mut self, now: Nanos, budget: &mut u32) -> Option<ConnId> {
-        let id = self.wheel.expired(now, budget, &mut self.tables)?;
+        let before = *budget;
+        let expired = self.wheel.expired(now, budget, &mut self.tables);
+        self.looks.timers += u64::from(before - *budget);
+        let id = expired?;
         // While the caller ends this one, what the next ones will need is on its way: the buckets of the next, whose entry
         // the wheel has just written, and the entry of the one behind.
         if let Some(next) = self.wheel.next() {

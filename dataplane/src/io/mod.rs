@@ -83,6 +83,9 @@ pub trait Buf: Send + Sized {
 
     /// The NIC's verdict on the L4 checksum.
     fn rx_checksum(&self) -> RxChecksum;
+
+    /// Software has found the L4 checksum right: nobody needs to look again, and [`Buf::rx_checksum`] may say so.
+    fn vouch(&mut self) {}
 }
 
 /// All queue pairs of one worker, and the pool that it makes frames from.

@@ -39,8 +39,9 @@ impl Path {
         }
         let spared =
             |c: &Conn| !local && (c.in_port.is_twin() || c.cache[Direction::Original.index()].egress.is_twin());
-        let victim = self.conntrack.victim(spared).ok_or(DropReason::ConntrackFull)?;
-        self.end(victim, CtEvent::EarlyDrop, now);
+        let victim = self.conntrack.victim(now, spared).ok_or(DropReason::ConntrackFull)?;
+        let over = self.conntrack.conn(victim).is_over(now);
+        self.end(victim, if over { CtEvent::Expired } else { CtEvent::EarlyDrop }, now);
         if self.conntrack.count() < limit { Ok(()) } else { Err(DropReason::ConntrackFull) }
     }
 

@@ -3,7 +3,7 @@
 //! Each goes to the home of the datagram's tuple by itself, behind the first: rings keep their order. The transport checksum is
 //! not verified, for most of what it covers is still to come. *Limits*: those of [`crate::defrag`].
 
-use super::{Worker, header};
+use super::{Worker, handover, header};
 use crate::api::stats::{FragmentResult, HandoverCause};
 use crate::conntrack::signpost::WorkerId;
 use crate::defrag::QueueId;
@@ -11,7 +11,6 @@ use crate::drop::DropReason;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
 use crate::path::{Outcome, Refusal};
-use crate::steer::Parcel;
 use crate::time::Nanos;
 
 impl<I: Io> Worker<I> {
@@ -87,15 +86,11 @@ impl<I: Io> Worker<I> {
 
     /// Hands the first fragment over as `packet`, and those that waited for it as what follows `first`; all or none.
     fn hand_over_first(&mut self, first: &Packet, packet: Packet, to: WorkerId, cause: HandoverCause) {
-        let count = self.train.len();
-        let parcels = self.train.drain(..).enumerate().map(|(n, piece)| Parcel {
-            packet: if n == 0 { packet } else { header::later(first, &piece.packet) },
-            buf: piece.buf,
-            follow: 0,
+        let mut judged = Some(packet);
+        let pieces = self.train.drain(..).map(|piece| {
+            let packet = judged.take().unwrap_or_else(|| header::later(first, &piece.packet));
+            (piece.buf, packet)
         });
-        let sent = self.parcels.send_all(to, parcels);
-        for _ in 0..count {
-            if sent { self.path.stats.handover(cause) } else { self.path.stats.drop_packet(DropReason::HandoverFull) }
-        }
+        handover::send_all(&mut self.parcels, &self.path.stats, to, cause, 0, pieces);
     }
 }

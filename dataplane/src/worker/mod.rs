@@ -10,6 +10,7 @@
 mod control;
 mod fast;
 mod first;
+mod handover;
 mod header;
 mod helped;
 mod mss;
@@ -33,8 +34,7 @@ use self::parked::Parked;
 use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
-use crate::conntrack::signpost::WorkerId;
-use crate::defrag::{self, Defrag, Piece, Train};
+use crate::defrag::{self, Defrag, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
@@ -46,8 +46,10 @@ use crate::time::Nanos;
 
 /// Connections that the timer wheel looks at per turn, besides one for each packet of it.
 const EXPIRIES: u32 = 64;
-/// One of so many frames has its RSS hash compared with ours.
+/// One of so many frames of a kind, the first among them, has its RSS hash compared with ours.
 const RSS_SAMPLE: u32 = 256;
+/// Kinds of frames that a device may hash each in its way: TCP and UDP over IPv4 and IPv6.
+const RSS_KINDS: usize = 4;
 
 /// Packets in hand: frames, and beside each what is known of it.
 #[derive(Debug)]
@@ -85,8 +87,8 @@ pub struct Worker<I: Io> {
     index: usize,
     burst: usize,
     rss: Vec<bool>,
-    /// Frames taken on trust, by interface: each port's first is compared.
-    samples: Vec<u32>,
+    /// Frames taken on trust, by interface and kind.
+    samples: Vec<[u32; RSS_KINDS]>,
     parcels: Parcels<I::Buf>,
     commands: Receiver<Command>,
     messages: Sender<Message>,
@@ -98,6 +100,10 @@ pub struct Worker<I: Io> {
     tx: Vec<Box<Burst<I::Buf>>>,
     /// Room for the frames of a burst; taken out while it is worked on.
     rx: Option<Box<Burst<I::Buf>>>,
+    /// Room for what another worker has handed over, likewise.
+    inbox: Option<Box<ArrayVec<Parcel<I::Buf>, MAX_BURST>>>,
+    /// Whether the frames in hand come from another worker: they are not steered again.
+    handed: bool,
     held: ArrayVec<Held<I::Buf>, HELD>,
     parked: Parked<I::Buf>,
     /// Connections that the operator makes, while some are pending.
@@ -124,7 +130,7 @@ impl<I: Io> Worker<I> {
             path,
             index: setup.index,
             burst: setup.burst.clamp(1, MAX_BURST),
-            samples: vec![0; setup.rss.len()],
+            samples: vec![[0; RSS_KINDS]; setup.rss.len()],
             rss: setup.rss,
             parcels: setup.parcels,
             commands: setup.commands,
@@ -133,6 +139,8 @@ impl<I: Io> Worker<I> {
             sights: Some(Box::default()),
             tx: (0..ports).map(|_| Box::default()).collect(),
             rx: Some(Box::default()),
+            inbox: Some(Box::default()),
+            handed: false,
             held: ArrayVec::new(),
             parked,
             creating: None,
@@ -162,6 +170,7 @@ impl<I: Io> Worker<I> {
         self.path.tick(EXPIRIES.saturating_add(begun), now);
         self.path.expire_reservations(now);
         busy |= self.release_parked(now);
+        self.flush_parcels();
         self.give_up_held(now);
         self.expire_fragments(now);
         self.flush();
@@ -214,6 +223,7 @@ impl<I: Io> Worker<I> {
             busy = true;
         }
         self.rx = Some(frames);
+        self.flush_parcels();
         busy
     }
 
@@ -223,6 +233,11 @@ impl<I: Io> Worker<I> {
         counters.rx_packets.add(frames.len() as u64);
         self.moved += frames.len() as u64;
         counters.rx_bytes.add(frames.iter().map(|f| f.bytes().len() as u64).sum());
+        self.take_frames(frames, port, now);
+    }
+
+    /// Takes frames through all stages that came in by `port`, here or at another worker; none is left.
+    fn take_frames(&mut self, frames: &mut Box<Burst<I::Buf>>, port: PortIdx, now: Nanos) {
         let interface = &self.path.interfaces[usize::from(port.interface())];
         let receiver = FrameReceiver {
             port,
@@ -305,7 +320,7 @@ impl<I: Io> Worker<I> {
             self.path.stats.drop_packet(DropReason::NoBuffer);
             return;
         }
-        let home = if self.path.steer.is_alone() || self.comes_home(&buf, &packet) {
+        let home = if self.path.steer.is_alone() || self.handed || self.comes_home(&buf, &packet) {
             self.path.steer.me()
         } else {
             self.path.home(&packet)
@@ -326,8 +341,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash; a port that
-    /// disagrees is steered in software from then on.
+    /// Whether the port's RSS has brought this packet to its home. Samples are compared with our own hash, of each kind
+    /// apart: a device may know our key and yet hash some kinds otherwise. A port that disagrees is steered in software from
+    /// then on.
+    ///
+    /// Only what belongs to no connection here gets as far as this: who finds its connection is right here, whatever the
+    /// port says of it. And trust decides nothing but who looks first: what is here by mistake finds no connection, and
+    /// [`Path::judge`] sends it home. So a port that lies costs a lookup in vain until it is found out, and that is
+    /// after [`RSS_SAMPLE`] such frames of a kind at the latest.
     fn comes_home(&mut self, buf: &I::Buf, p: &Packet) -> bool {
         let interface = usize::from(p.in_port.interface());
         // The device has hashed the address that it came with.
@@ -341,11 +362,14 @@ impl<I: Io> Worker<I> {
             L4::Fragment => return false,
             _ => {}
         }
-        if !matches!(p.kind, L4::Tcp(_) | L4::Udp) {
-            return true;
-        }
-        let sample = self.samples[interface];
-        self.samples[interface] = sample.wrapping_add(1);
+        let kind = match p.kind {
+            L4::Tcp(_) => 0,
+            L4::Udp => 1,
+            _ => return true,
+        };
+        let kind = kind + if p.tuple.is_ipv4() { 0 } else { 2 };
+        let sample = self.samples[interface][kind];
+        self.samples[interface][kind] = sample.wrapping_add(1);
         if sample.is_multiple_of(RSS_SAMPLE) {
             let agrees = buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
             if !agrees {
@@ -355,51 +379,6 @@ impl<I: Io> Worker<I> {
             }
         }
         true
-    }
-
-    /// Packets that other workers handed over.
-    fn receive_parcels(&mut self, now: Nanos) -> bool {
-        let mut busy = false;
-        for from in 0..self.parcels.workers() {
-            for _ in 0..self.burst {
-                let Some(Parcel { buf, packet, follow }) = self.parcels.receive(from) else { break };
-                busy = true;
-                self.moved += 1 + u64::from(follow);
-                if packet.kind == L4::Fragment {
-                    self.read_notes(now); // it may be the last of its datagram
-                    self.process(true, now);
-                    self.fragment(buf, packet, now); // its addresses' home puts it together
-                } else if follow > 0 {
-                    // What came before it goes first.
-                    self.read_notes(now);
-                    self.process(true, now);
-                    self.receive_train(from, buf, packet, follow);
-                    self.judge_train(packet, true, now);
-                } else {
-                    self.enqueue(buf, packet);
-                }
-            }
-            busy |= self.read_notes(now);
-            self.process(true, now);
-        }
-        busy
-    }
-
-    /// Takes the fragments that follow a datagram's first one out of the ring; they were put there together.
-    fn receive_train(&mut self, from: usize, buf: I::Buf, packet: Packet, follow: u8) {
-        self.train.push(Piece { buf, packet });
-        for _ in 0..follow {
-            if let Some(Parcel { buf, packet, .. }) = self.parcels.receive(from) {
-                self.train.push(Piece { buf, packet });
-            }
-        }
-    }
-
-    fn hand_over(&mut self, buf: I::Buf, packet: Packet, to: WorkerId, cause: HandoverCause) {
-        match self.parcels.send(to, Parcel { buf, packet, follow: 0 }) {
-            Ok(()) => self.path.stats.handover(cause),
-            Err(_) => self.path.stats.drop_packet(DropReason::HandoverFull),
-        }
     }
 
     // ---- Judge and carry out ----------------------------------------------------------------------------------------
@@ -416,6 +395,7 @@ impl<I: Io> Worker<I> {
     /// The batch through all stages. The lookups' memory is asked for first, for all packets, so that the misses overlap.
     /// `handed`: another worker has sent them here.
     fn process(&mut self, handed: bool, now: Nanos) {
+        let handed = handed || self.handed;
         let Some(mut batch) = self.batch.take() else { return };
         let Batch { bufs, packets } = &mut *batch;
         for p in packets.iter_mut() {

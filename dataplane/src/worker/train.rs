@@ -2,7 +2,7 @@
 //!
 //! A whole datagram lies in the worker's `train`. *Limits*: those of [`crate::defrag`]; one datagram at a time.
 
-use super::{Worker, header};
+use super::{Worker, handover, header};
 use crate::api::stats::{FragmentResult, HandoverCause};
 use crate::conntrack::signpost::WorkerId;
 use crate::defrag::{Arrived, Piece};
@@ -11,7 +11,6 @@ use crate::forward::icmp_error::IcmpError;
 use crate::io::{Buf, Io};
 use crate::packet::{L4, Packet};
 use crate::path::{L2, Outcome, Plan, Refusal};
-use crate::steer::Parcel;
 use crate::time::Nanos;
 
 /// Datagrams that are given up per turn, at most.
@@ -175,23 +174,11 @@ impl<I: Io> Worker<I> {
 
     /// Hands all fragments of the train over, or none.
     fn hand_over_train(&mut self, packet: Packet, to: WorkerId, cause: HandoverCause) {
-        let count = self.train.len();
         // Invariant: a train has at most TRAIN + 1 pieces.
-        let follow = u8::try_from(count.saturating_sub(1)).unwrap_or(0);
-        let parcels = self.train.drain(..).enumerate().map(|(n, piece)| Parcel {
-            buf: piece.buf,
-            packet: if n == 0 { packet } else { piece.packet },
-            follow: if n == 0 { follow } else { 0 },
-        });
-        if self.parcels.send_all(to, parcels) {
-            for _ in 0..count {
-                self.path.stats.handover(cause);
-            }
-        } else {
-            for _ in 0..count {
-                self.path.stats.drop_packet(DropReason::HandoverFull);
-            }
-        }
+        let follow = u8::try_from(self.train.len().saturating_sub(1)).unwrap_or(0);
+        let mut whole = Some(packet);
+        let pieces = self.train.drain(..).map(|Piece { buf, packet }| (buf, whole.take().unwrap_or(packet)));
+        handover::send_all(&mut self.parcels, &self.path.stats, to, cause, follow, pieces);
     }
 
     /// Drops what is in the train.

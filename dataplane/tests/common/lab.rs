@@ -448,6 +448,35 @@ impl Lab {
         self.workers.iter().map(|w| w.path().conntrack.count()).sum()
     }
 
+    /// Ports that were found not to spread frames as they say, by worker.
+    pub fn rss_mismatches(&self) -> Vec<u64> {
+        self.stats.iter().map(|s| s.rss_mismatches.value()).collect()
+    }
+
+    /// Packets that each worker has classified.
+    pub fn judged(&self) -> Vec<u64> {
+        self.stats.iter().map(|s| s.classified.iter().flatten().map(|c| c.value()).sum()).collect()
+    }
+
+    /// Runs frames through the gateway, some at a time; gives all that left. `arrive` brings each in.
+    pub fn stream<T>(
+        &mut self,
+        frames: impl IntoIterator<Item = T>,
+        mut arrive: impl FnMut(&mut Self, T),
+    ) -> Vec<(PortIdx, Seen)> {
+        let mut out = Vec::new();
+        let at_once = 32 * self.workers.len();
+        let mut frames = frames.into_iter().peekable();
+        while frames.peek().is_some() {
+            for frame in frames.by_ref().take(at_once) {
+                arrive(self, frame);
+            }
+            self.run();
+            out.extend(self.collect());
+        }
+        out
+    }
+
     pub fn signposts(&self) -> usize {
         self.workers.iter().map(|w| w.path().signposts.count()).sum()
     }
@@ -682,7 +711,7 @@ pub fn addressed(port: PortIdx, p: &Pkt) -> Pkt {
 }
 
 /// What a NIC with our key computes: addresses and ports of TCP and UDP, addresses alone of all other IP.
-fn rss(bytes: &[u8], port: PortIdx) -> Option<u32> {
+pub fn rss(bytes: &[u8], port: PortIdx) -> Option<u32> {
     let receiver = parse::Receiver { port: PortIdx::twin(port.interface()), mac: [0; 6], vlan: None, verify: false };
     match parse::frame(bytes, &receiver, dataplane::io::RxChecksum::Unknown) {
         Ok(Parsed::Ip(p)) => Some(steer::toeplitz(&p.tuple)),
