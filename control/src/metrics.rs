@@ -80,6 +80,11 @@ fn traffic(f: &mut Families, g: &Gateway) {
         "Port queues found to hash otherwise than asked, steered in software since.",
     );
     rss.add(&[], sum(g, |s| s.rss_mismatches.value()));
+    let mut fast = f.counter(
+        "sluice_fastpath_packets_total",
+        "Packets of known connections that were carried out from what was cached for them, without any other look.",
+    );
+    fast.add(&[], sum(g, |s| s.fast_packets.value()));
 }
 
 fn fragments(f: &mut Families, g: &Gateway) {

@@ -27,6 +27,17 @@
 #define RX_L4 (RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM)
 #define RX_CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_SCTP_CKSUM | RX_L4)
 
+/* The sizes that shim.h gives. */
+#define SIZE_IS(field, size) _Static_assert(sizeof(((struct rte_mbuf *)0)->field) == (size), #field)
+SIZE_IS(buf_addr, sizeof(void *));
+SIZE_IS(data_off, 2);
+SIZE_IS(nb_segs, 2);
+SIZE_IS(ol_flags, 8);
+SIZE_IS(pkt_len, 4);
+SIZE_IS(data_len, 2);
+SIZE_IS(hash.rss, 4);
+SIZE_IS(buf_len, 2);
+
 const char *shim_version(void)
 {
 	return rte_version();

@@ -266,6 +266,8 @@ pub struct WorkerStats {
     pub expectations: Counter,
     /// Ports whose RSS hash disagreed with ours and that are steered in software since.
     pub rss_mismatches: Counter,
+    /// Packets of known connections that took the short way.
+    pub fast_packets: Counter,
 }
 
 impl WorkerStats {
@@ -292,6 +294,7 @@ impl WorkerStats {
             events_lost: Counter::default(),
             expectations: Counter::default(),
             rss_mismatches: Counter::default(),
+            fast_packets: Counter::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::l4::{Context, L4Body, L4Head, Step};
 use super::table::{Aim, Lane};
 use super::tcp::{TcpState, TcpTrack};
 use super::timeouts::Timeouts;
+use super::timer::Wheel;
 use super::tuple::{Direction, Key, Key4, Key6};
 use super::udp::UdpTrack;
 use crate::api::policy::ConntrackSpec;
@@ -55,10 +56,10 @@ impl Conntrack {
         (self.tables.v4.aim(), self.tables.v6.aim())
     }
 
-    /// What the last one changes, likewise.
+    /// What the last one changes, likewise, and the timers.
     #[inline]
-    pub fn lanes(&mut self) -> (Lane<'_, Key4>, Lane<'_, Key6>) {
-        (self.tables.v4.lane(), self.tables.v6.lane())
+    pub fn lanes(&mut self) -> (Lane<'_, Key4>, Lane<'_, Key6>, &Wheel) {
+        (self.tables.v4.lane(), self.tables.v6.lane(), &self.wheel)
     }
 }
 
@@ -72,6 +73,7 @@ impl<K: Key> Lane<'_, K> {
         seen: &Sight<K>,
         segment: impl FnOnce() -> Option<TcpSegment>,
         clock: &Clock<'_>,
+        wheel: &Wheel,
         ready: impl FnOnce(&Cached, CtState) -> bool,
     ) -> Option<Passed<K>> {
         let mut found = self.find(seen.hint, seen.hash, &seen.key)?;
@@ -85,24 +87,22 @@ impl<K: Key> Lane<'_, K> {
         if conn.is_over(clock.now) || !ready(&conn.cache[direction.index()], conn.class(direction)) {
             return None;
         }
-        if let L4Head::Udp = conn.l4 {
-            let assured = flags.has(Flags::ASSURED);
+        if let L4Head::Udp(stream) = conn.l4 {
             let own = conn.timeout_policy;
-            // What is assured was a stream once, and is one ever since.
-            if replied && !assured && UdpTrack::of_body(found.body()?).is_stream(clock.now) {
-                return None;
+            if replied && !stream && UdpTrack::join(false, found.body()?).is_stream(clock.now) {
+                return None; // it becomes one
             }
-            let mut deadline = if assured { clock.udp_stream } else { clock.udp };
+            let mut deadline = if stream { clock.udp_stream } else { clock.udp };
             if own != 0 {
                 let own = clock.spec.timeouts_of(own);
-                deadline = Coarse::at(clock.now + if assured { own.udp_stream } else { own.udp });
+                deadline = Coarse::at(clock.now + if stream { own.udp_stream } else { own.udp });
             }
             if !found.entry.conn.extend(deadline) {
                 return None; // the timer must be moved
             }
         } else {
             let (conn, body) = found.both()?;
-            if !replied || !advance_tcp(conn, body, &segment()?, direction, clock) {
+            if !replied || !advance_tcp(conn, body, &segment()?, direction, clock, wheel) {
                 return None;
             }
         }
@@ -120,6 +120,7 @@ fn advance_tcp(
     segment: &TcpSegment,
     direction: Direction,
     clock: &Clock<'_>,
+    wheel: &Wheel,
 ) -> bool {
     let L4Head::Tcp(head) = conn.l4 else { return false };
     if head.state() != TcpState::Established || !conn.flags.has(Flags::ASSURED) {
@@ -131,9 +132,11 @@ fn advance_tcp(
     let context = Context { spec, timeouts, direction, replied: true, assured: true, remaining, now };
     let mut track = TcpTrack::join(head, body);
     match track.step(segment, &context) {
+        // Data that is not acknowledged yet leaves minutes instead of days: mostly the wheel looks sooner than that anyway.
         Step::Pass { timeout: Some(timeout), end: false, changed: false, .. }
-            if conn.extend(Coarse::at(now + timeout)) =>
+            if conn.extend(Coarse::at(now + timeout)) || wheel.looks_by(&conn.link, now + timeout) =>
         {
+            conn.set_deadline(now + timeout);
             let (head, numbers) = track.split();
             (conn.l4, *body) = (L4Head::Tcp(head), numbers);
             true

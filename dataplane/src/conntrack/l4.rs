@@ -38,8 +38,8 @@ pub const BODY_WORDS: usize = 12;
 pub enum L4Head {
     /// TCP.
     Tcp(TcpHead),
-    /// UDP.
-    Udp,
+    /// UDP; whether it is a stream.
+    Udp(bool),
     /// SCTP.
     Sctp(SctpState),
     /// A protocol without a state of its own.
@@ -59,7 +59,7 @@ impl L4Head {
         match self {
             Self::Tcp(head) => Some(head.state().name()),
             Self::Sctp(state) => Some(state.name()),
-            Self::Udp | Self::Plain => None,
+            Self::Udp(_) | Self::Plain => None,
         }
     }
 }
@@ -191,7 +191,10 @@ impl L4State {
                 let (head, body) = track.split();
                 (L4Head::Tcp(head), body)
             }
-            Self::Udp(track) => (L4Head::Udp, track.body()),
+            Self::Udp(track) => {
+                let (stream, body) = track.split();
+                (L4Head::Udp(stream), body)
+            }
             Self::Sctp(track) => {
                 let (state, body) = track.split();
                 (L4Head::Sctp(state), body)
@@ -205,7 +208,7 @@ impl L4State {
     pub fn join(head: L4Head, body: &L4Body) -> Self {
         match head {
             L4Head::Tcp(head) => Self::Tcp(TcpTrack::join(head, body)),
-            L4Head::Udp => Self::Udp(UdpTrack::of_body(body)),
+            L4Head::Udp(stream) => Self::Udp(UdpTrack::join(stream, body)),
             L4Head::Sctp(state) => Self::Sctp(SctpTrack::join(state, body)),
             L4Head::Plain => Self::Plain,
         }

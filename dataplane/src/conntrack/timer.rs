@@ -135,6 +135,12 @@ impl Wheel {
         }
     }
 
+    /// Whether the wheel comes by a connection with this link no later than it would were it filed by `deadline`.
+    pub fn looks_by(&self, link: &Link, deadline: Nanos) -> bool {
+        let distance = |s: u64| (s + SLOTS - self.cursor % SLOTS) % SLOTS;
+        link.slot != 0 && distance(u64::from(link.slot) - 1) <= distance(self.due(deadline) % SLOTS)
+    }
+
     /// What will be looked at next.
     #[inline]
     pub fn next(&self) -> Option<ConnId> {

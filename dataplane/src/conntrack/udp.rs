@@ -14,31 +14,36 @@ use crate::time::Nanos;
 /// How long after its first packet a connection can become a stream.
 const STREAM_AFTER: Nanos = Nanos::from_secs(2);
 
-/// What is known of a UDP connection: when it can become a stream. Kept in halves, so that it needs no padding.
+/// What is known of a UDP connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UdpTrack([u32; 2]);
+pub struct UdpTrack {
+    /// When it can become a stream. Kept in halves, so that it needs no padding.
+    after: [u32; 2],
+    /// It is one, and stays one: time goes on.
+    stream: bool,
+}
 
 impl UdpTrack {
     /// A connection whose first packet comes now.
     #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
     pub const fn begin(now: Nanos) -> Self {
         let at = now.0 + STREAM_AFTER.0;
-        Self([(at >> 32) as u32, at as u32])
+        Self { after: [(at >> 32) as u32, at as u32], stream: false }
     }
 
-    /// As it is kept.
+    /// As it is kept, in two places.
     #[inline]
-    pub const fn body(self) -> L4Body {
+    pub const fn split(self) -> (bool, L4Body) {
         let mut words = [0; BODY_WORDS];
-        [words[0], words[1]] = self.0;
-        L4Body(words)
+        [words[0], words[1]] = self.after;
+        (self.stream, L4Body(words))
     }
 
     /// What was kept.
     #[inline]
-    pub const fn of_body(body: &L4Body) -> Self {
+    pub const fn join(stream: bool, body: &L4Body) -> Self {
         let [hi, lo, ..] = body.0;
-        Self([hi, lo])
+        Self { after: [hi, lo], stream }
     }
 
     /// Whether a packet that comes `now`, after a reply, makes it a stream.
@@ -48,13 +53,14 @@ impl UdpTrack {
     }
 
     const fn stream_after(self) -> Nanos {
-        Nanos((self.0[0] as u64) << 32 | self.0[1] as u64)
+        Nanos((self.after[0] as u64) << 32 | self.after[1] as u64)
     }
 
     /// A further packet.
     #[inline]
-    pub fn step(self, c: &Context<'_>) -> Step {
-        step(c, c.replied && self.is_stream(c.now))
+    pub fn step(&mut self, c: &Context<'_>) -> Step {
+        self.stream = c.replied && self.is_stream(c.now);
+        step(c, self.stream)
     }
 }
 

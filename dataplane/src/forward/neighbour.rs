@@ -72,7 +72,9 @@ impl Neighbours {
     #[inline(always)]
     pub fn mac_word(&self, reference: u32) -> Option<u64> {
         let word = *self.words.get((reference >> 16) as usize)?;
-        (word >> 48 == u64::from(reference & 0xffff)).then_some(word & 0xffff_ffff_ffff)
+        // Nobody has the address that a free slot has.
+        let mac = word & 0xffff_ffff_ffff;
+        (word >> 48 == u64::from(reference & 0xffff) && mac != 0).then_some(mac)
     }
 
     /// Takes a change.

@@ -9,6 +9,7 @@ use crate::api::stats::WorkerStats;
 use crate::conntrack::conn::Cached;
 use crate::conntrack::fast::Clock;
 use crate::conntrack::table::Lane;
+use crate::conntrack::timer::Wheel;
 use crate::conntrack::tuple::{Direction, Key4, Key6};
 use crate::forward::neighbour::Neighbours;
 use crate::io::PortIdx;
@@ -45,6 +46,8 @@ pub struct Ways<'a> {
     pub v6: Lane<'a, Key6>,
     /// When and under which settings.
     pub clock: Clock<'a>,
+    /// Their timers.
+    pub wheel: &'a Wheel,
     /// What finds a way out.
     pub finder: Finder<'a>,
 }
@@ -132,6 +135,7 @@ impl Tally {
             return;
         }
         finder.rules.count_many(way.counter(), original + reply, self.bytes);
+        finder.stats.fast_packets.add(original + reply);
         for (direction, n) in [(Direction::Original, original), (Direction::Reply, reply)] {
             if n > 0 {
                 finder.stats.classify_many(way.state, direction, n);
@@ -185,8 +189,8 @@ impl Path {
     #[inline]
     pub fn ways(&mut self, port: PortIdx, now: Nanos) -> Ways<'_> {
         let Self { conntrack, policy, neighbours, egresses, rules, stats, epoch, .. } = self;
-        let (v4, v6) = conntrack.lanes();
+        let (v4, v6, wheel) = conntrack.lanes();
         let clock = Clock::new(now, &policy.spec().conntrack);
-        Ways { v4, v6, clock, finder: Finder { neighbours, egresses, rules, stats, epoch: *epoch, port } }
+        Ways { v4, v6, clock, wheel, finder: Finder { neighbours, egresses, rules, stats, epoch: *epoch, port } }
     }
 }

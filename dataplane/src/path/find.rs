@@ -22,6 +22,12 @@ impl Path {
         }
     }
 
+    /// Whether a whole TCP or UDP packet belongs to a connection here.
+    pub fn has(&self, p: &Packet) -> bool {
+        let usual = matches!(p.kind, L4::Tcp(_) | L4::Udp) && !p.later;
+        usual && self.conntrack.find(&p.tuple, self.conntrack.hash(&p.tuple)).is_some()
+    }
+
     /// The live connection of `t`; one that has expired unnoticed is ended on the way.
     #[inline]
     pub(super) fn lookup(&mut self, t: &Tuple, hash: u64, now: Nanos) -> Option<(ConnId, Direction)> {

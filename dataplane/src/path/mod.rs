@@ -291,15 +291,15 @@ impl Path {
         rules: Arc<RuleCounters>,
         limits: Box<Limits>,
     ) -> (Arc<Policy>, Arc<RuleCounters>, Box<Limits>) {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.policy_epoch = self.policy_epoch.wrapping_add(1);
+        self.epoch = next_epoch(self.epoch);
+        self.policy_epoch = next_epoch(self.policy_epoch);
         let limits = self.limits.replace(limits);
         (std::mem::replace(&mut self.policy, policy), std::mem::replace(&mut self.rules, rules), limits)
     }
 
     /// Routes by `fib` from now on; gives back what it replaces.
     pub fn set_fib(&mut self, fib: Arc<Fib>) -> Arc<Fib> {
-        self.epoch = self.epoch.wrapping_add(1);
+        self.epoch = next_epoch(self.epoch);
         std::mem::replace(&mut self.fib, fib)
     }
 
@@ -672,4 +672,9 @@ impl Path {
             self.end(id, CtEvent::Expired, now);
         }
     }
+}
+
+/// The epoch after `epoch`; never 0, which is that of nothing.
+const fn next_epoch(epoch: u32) -> u32 {
+    if epoch == u32::MAX { 1 } else { epoch + 1 }
 }

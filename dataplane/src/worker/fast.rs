@@ -12,10 +12,13 @@
 //! *Threads*: the worker's. *Limits*: one burst.
 
 use super::Worker;
+use crate::api::stats::HandoverCause;
 use crate::conntrack::conn::Cached;
 use crate::conntrack::fast::Clock;
+use crate::conntrack::signpost::WorkerId;
 use crate::conntrack::table::{Aim, Lane};
-use crate::conntrack::tuple::{Key4, Key6};
+use crate::conntrack::timer::Wheel;
+use crate::conntrack::tuple::{Key, Key4, Key6};
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
 use crate::nat::fast::Wire;
 use crate::packet::{CtState, TcpSegment};
@@ -58,6 +61,8 @@ struct Run {
     long: usize,
     /// Some of those may be of known connections.
     known: bool,
+    /// The first of them is, if it is usual at all.
+    first_known: bool,
 }
 
 impl<I: Io> Worker<I> {
@@ -87,20 +92,58 @@ impl<I: Io> Worker<I> {
                 self.queue_all(frames, run.egress);
                 break;
             }
-            done += run.ready + run.long;
+            let mut place = done + run.ready;
+            done = place + run.long;
             for buf in frames.drain(..run.ready) {
                 match run.link {
                     None => self.queue(buf, run.egress),
                     to => self.send_link(buf, l3, run.egress, to),
                 }
             }
+            let mut known = run.first_known;
             for buf in frames.drain(..run.long) {
-                self.parse(buf, receiver, now);
+                let owner = if known { None } else { self.elsewhere(&buf, &sights, place, receiver.port) };
+                match owner {
+                    Some((owner, cause)) => self.gather(buf, receiver.port, owner, cause),
+                    None => self.parse(buf, receiver, now),
+                }
+                known = false;
+                place += 1;
             }
             held_up |= run.known;
         }
         self.sights = Some(sights);
         self.process(false, now);
+    }
+}
+
+impl<I: Io> Worker<I> {
+    /// Whose a usual packet is that is of no connection here, where another worker's: what [`Worker::parse`] and
+    /// [`Path::judge`](crate::path::Path::judge) would find out on the long way, which it is spared.
+    fn elsewhere(
+        &mut self,
+        buf: &I::Buf,
+        sights: &Sights,
+        place: usize,
+        port: PortIdx,
+    ) -> Option<(WorkerId, HandoverCause)> {
+        if self.path.steer.is_alone() || self.handed || self.path.policy.has_raw() {
+            return None;
+        }
+        let tuple = match sights.kinds.get(place)? {
+            Kind::V4 => sights.v4.get(place)?.key.tuple(),
+            Kind::V6 => sights.v6.get(place)?.key.tuple(),
+            Kind::Other => return None,
+        };
+        let interface = usize::from(port.interface());
+        let trusted = self.rss.get(interface).is_some_and(|&r| r) && self.is_trusted(buf, interface, &tuple);
+        if !trusted {
+            let home = self.path.steer.home(&tuple);
+            if home != self.path.steer.me() {
+                return Some((home, HandoverCause::Steer));
+            }
+        }
+        Some((self.path.signposts.owner(&tuple)?, HandoverCause::Signpost))
     }
 }
 
@@ -151,16 +194,16 @@ fn sight<B: Buf>(frames: &[B], station: Station, v4: Aim<'_, Key4>, v6: Aim<'_, 
 /// port. `l3`: where their network headers are; `PLAIN`: all are of IPv4, which saves much asking.
 #[inline(never)]
 fn pass<B: Buf, const PLAIN: bool>(frames: &mut [B], sights: &Sights, done: usize, l3: usize, ways: Ways<'_>) -> Run {
-    let Ways { mut v4, mut v6, clock, finder } = ways;
+    let Ways { mut v4, mut v6, clock, wheel, finder } = ways;
     let mut course = Course { way: Way::NONE, tally: Tally::default(), ready: 0, turns: false, l3 };
     let count = frames.len().min(MAX_BURST - done);
     let all = done..done + count;
     let (kinds, sights4, sights6) = (&sights.kinds[all.clone()], &sights.v4[all.clone()], &sights.v6[all]);
     for (n, buf) in frames[..count].iter_mut().enumerate() {
         let went = match kinds[n] {
-            _ if PLAIN => advance(buf, &sights4[n], &mut v4, &mut course, &clock, &finder),
-            Kind::V4 => advance(buf, &sights4[n], &mut v4, &mut course, &clock, &finder),
-            Kind::V6 => advance(buf, &sights6[n], &mut v6, &mut course, &clock, &finder),
+            _ if PLAIN => advance(buf, &sights4[n], &mut v4, &mut course, (&clock, wheel, &finder)),
+            Kind::V4 => advance(buf, &sights4[n], &mut v4, &mut course, (&clock, wheel, &finder)),
+            Kind::V6 => advance(buf, &sights6[n], &mut v6, &mut course, (&clock, wheel, &finder)),
             Kind::Other => false,
         };
         if !went {
@@ -171,7 +214,7 @@ fn pass<B: Buf, const PLAIN: bool>(frames: &mut [B], sights: &Sights, done: usiz
     let Course { way, tally, ready, turns, .. } = course;
     tally.settle(&way, &finder);
     let link = (!way.keeps_length(l3)).then(|| way.to());
-    let mut run = Run { ready, egress: way.egress, link, long: 0, known: false };
+    let mut run = Run { ready, egress: way.egress, link, long: 0, known: false, first_known: false };
     if ready == count || turns {
         return run;
     }
@@ -187,6 +230,7 @@ fn pass<B: Buf, const PLAIN: bool>(frames: &mut [B], sights: &Sights, done: usiz
         }
         run.long += 1;
         run.known |= known;
+        run.first_known |= known && n == ready;
     }
     run
 }
@@ -234,13 +278,16 @@ fn advance<B: Buf, K: Wire>(
     seen: &Sight<K>,
     lane: &mut Lane<'_, K>,
     course: &mut Course,
-    clock: &Clock<'_>,
-    finder: &Finder<'_>,
+    (clock, wheel, finder): (&Clock<'_>, &Wheel, &Finder<'_>),
 ) -> bool {
     let l3 = course.l3;
-    let Some(passed) =
-        lane.advance(seen, || segment(buf, l3, seen.len), clock, |c, state| course.goes(c, state, seen.len, finder))
-    else {
+    let Some(passed) = lane.advance(
+        seen,
+        || segment(buf, l3, seen.len),
+        clock,
+        wheel,
+        |c, state| course.goes(c, state, seen.len, finder),
+    ) else {
         return false;
     };
     course.tally.packets[passed.direction.index()] += 1;

@@ -55,17 +55,22 @@ pub(super) fn send_all<B>(
 
 impl<I: Io> Worker<I> {
     /// Hands a packet over; it leaves at the end of the burst at the latest.
-    pub(super) fn hand_over(&mut self, mut buf: I::Buf, packet: Packet, to: WorkerId, cause: HandoverCause) {
+    pub(super) fn hand_over(&mut self, buf: I::Buf, packet: Packet, to: WorkerId, cause: HandoverCause) {
         if !speaks_for_itself(&packet) {
             let one = std::iter::once((buf, packet));
             return send_all(&mut self.parcels, &self.path.stats, to, cause, 0, one);
         }
+        self.gather(buf, packet.in_port, to, cause);
+    }
+
+    /// Hands a frame over as it is, whose checksum was verified where the policy wants that.
+    pub(super) fn gather(&mut self, mut buf: I::Buf, port: PortIdx, to: WorkerId, cause: HandoverCause) {
         if self.path.policy.spec().conntrack.checksum {
             buf.vouch();
         }
         let stats = &self.path.stats;
         let tell = |cause, sent| tell(stats, cause, sent);
-        if self.parcels.gather(to, (buf, packet.in_port), cause, tell).is_err() {
+        if self.parcels.gather(to, (buf, port), cause, tell).is_err() {
             debug_assert!(false, "whom packets are steered to is another worker");
             stats.drop_packet(DropReason::HandoverFull);
         }

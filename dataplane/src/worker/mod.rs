@@ -34,6 +34,7 @@ use self::parked::Parked;
 use self::walk::Walks;
 use crate::api::command::{Command, Message};
 use crate::api::stats::HandoverCause;
+use crate::conntrack::tuple::{Tuple, proto};
 use crate::defrag::{self, Defrag, Train};
 use crate::drop::DropReason;
 use crate::forward::icmp_error::RateLimit;
@@ -320,7 +321,9 @@ impl<I: Io> Worker<I> {
             self.path.stats.drop_packet(DropReason::NoBuffer);
             return;
         }
-        let home = if self.path.steer.is_alone() || self.handed || self.comes_home(&buf, &packet) {
+        // What belongs to a connection here stays: others of its packets have taken the short way before it.
+        let mine = self.path.steer.is_alone() || self.handed;
+        let home = if mine || self.comes_home(&buf, &packet) || self.path.has(&packet) {
             self.path.steer.me()
         } else {
             self.path.home(&packet)
@@ -362,16 +365,19 @@ impl<I: Io> Worker<I> {
             L4::Fragment => return false,
             _ => {}
         }
-        let kind = match p.kind {
-            L4::Tcp(_) => 0,
-            L4::Udp => 1,
-            _ => return true,
-        };
-        let kind = kind + if p.tuple.is_ipv4() { 0 } else { 2 };
+        match p.kind {
+            L4::Tcp(_) | L4::Udp => self.is_trusted(buf, interface, &p.tuple),
+            _ => true,
+        }
+    }
+
+    /// Whether an interface's port, which has been so far, is right about a frame of TCP or UDP.
+    fn is_trusted(&mut self, buf: &I::Buf, interface: usize, t: &Tuple) -> bool {
+        let kind = usize::from(t.proto == proto::UDP) + if t.is_ipv4() { 0 } else { 2 };
         let sample = self.samples[interface][kind];
         self.samples[interface][kind] = sample.wrapping_add(1);
         if sample.is_multiple_of(RSS_SAMPLE) {
-            let agrees = buf.rss_hash() == Some(steer::toeplitz(&p.tuple)) && self.path.steer.is_home(&p.tuple);
+            let agrees = buf.rss_hash() == Some(steer::toeplitz(t)) && self.path.steer.is_home(t);
             if !agrees {
                 self.rss[interface] = false;
                 self.path.stats.rss_mismatches.add(1);
