@@ -3,13 +3,14 @@
 #   fmt clippy doc seam shell   how the code looks
 #   unit dpdk                   unit, property and whole-worker tests; the DPDK smoke test
 #   fuzz                        each target of dataplane/fuzz for FUZZ_SECONDS (15)
+#   instructions                instructions per packet against bench/instructions.tsv; with --update it writes that file
 #   build e2e                   the release build; scripts/e2e in fresh namespaces, or those named: check.sh e2e dnat snat
 #   deny                        licences and sources of dependencies; needs cargo-deny, not part of all
 # The last line is `N passed, N failed`, with every single test counted; logs of what failed are in target/check.
 # shellcheck source=scripts/_lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_lib.sh"
 
-ALL=(fmt clippy doc seam shell unit dpdk fuzz build e2e)
+ALL=(fmt clippy doc seam shell unit dpdk fuzz build instructions e2e)
 LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/check
 PASSED=0
 FAILED=0
@@ -22,6 +23,11 @@ main() {
     if [[ ${1:-} == e2e ]]; then
         jobs=(e2e)
         E2E=("${@:2}")
+    fi
+    INSTRUCTIONS=()
+    if [[ ${1:-} == instructions ]]; then
+        jobs=(instructions)
+        INSTRUCTIONS=("${@:2}")
     fi
     [[ $# -gt 0 ]] || jobs=(all)
     [[ ${jobs[0]} != all ]] || jobs=("${ALL[@]}")
@@ -86,6 +92,18 @@ fuzz() {
 }
 
 job_build() { check build cargo build --release --locked --workspace; }
+
+# Its table is worth reading even where nothing is worse.
+job_instructions() {
+    local code=0 start=$SECONDS log=$LOGS/instructions.log
+    bash scripts/_instructions.sh "${INSTRUCTIONS[@]}" >"$log" 2>&1 </dev/null || code=$?
+    case $code in
+    0) passed "instructions ($((SECONDS - start)) s)" ;;
+    77) skipped "instructions: $(tail -n 1 "$log")" ;;
+    *) failed "instructions (code $code, log in $log)" ;;
+    esac
+    sed 's/^/    /' "$log"
+}
 
 # Each scenario in fresh namespaces, one after the other: two busy-polling workers are all that two cores can take.
 job_e2e() {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use bench::rfc2544;
 use clap::{Parser, Subcommand};
 
-use command::{config, report, round, trace};
+use command::{config, report, round, trace, turns};
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -28,6 +28,8 @@ enum Command {
     Round(round::Args),
     /// Print results: lines of a cell, or all of it as report, plots and JSON.
     Report(report::Args),
+    /// Turns of one worker in this process, to time them or to count their instructions.
+    Turns(turns::Args),
     /// Throughput, latency and loss by RFC 2544, of a gateway in another process.
     Rfc2544(rfc2544::Args),
     /// How late an idle gateway in another process is: single packets after gaps.
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
         }
         Command::Round(args) => round::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Turns(args) => {
+            turns::run(&args);
+            Ok(())
+        }
         Command::Rfc2544(args) => rfc2544::run(&args, &mut io::stdout().lock()).map_err(Into::into),
         Command::Wakeup(args) => rfc2544::wakeup::run(&args, &mut io::stdout().lock()).map_err(Into::into),
     };

@@ -2,15 +2,21 @@
 //!
 //! The gateway is that of `scripts/bench`: lan and wan, one router behind each. Frames come from a list that is replayed for
 //! ever, as from a pcap port, and go back to a pool.
-//! *Life-cycle*: [`Rig::new`], [`Rig::warm`] until every connection is there, then [`Rig::turn`]s are measured.
+//! *Life-cycle*: [`Rig::new`], [`Rig::warm`] until every connection is there, then [`Rig::turn`]s are measured;
+//! [`load`] has the usual ways there.
+
+pub mod load;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use dataplane::api::policy::{Action, ConntrackSpec, Match, NatKind, NatRuleSpec, PolicySpec, RuleSpec, ZoneId};
+use dataplane::api::policy::{
+    Action, AddrMatch, AddrSet, ConntrackSpec, Match, NatKind, NatRuleSpec, PolicySpec, RuleSpec, ZoneId,
+};
 use dataplane::api::stats::WorkerStats;
 use dataplane::api::{FibSpec, RouteSpec, RouteTarget};
+use dataplane::conntrack::tuple::proto;
 use dataplane::filter::Policy;
 use dataplane::forward::neighbour::NeighbourUpdate;
 use dataplane::forward::route::Fib;
@@ -34,6 +40,8 @@ pub const LAN: ZoneId = ZoneId(1);
 pub const WAN: ZoneId = ZoneId(2);
 
 const HEADROOM: usize = 128;
+/// Buffers of the pool.
+const BUFFERS: usize = 512;
 
 /// A frame in a buffer of the pool.
 pub struct RigBuf {
@@ -110,10 +118,20 @@ pub struct RigIo {
 
 impl RigIo {
     fn new(frames: [Vec<Vec<u8>>; 2]) -> Self {
+        let mut io = Self { pool: Vec::new(), frames: Default::default(), next: [0; 2], sent: 0 };
+        io.replay(frames);
+        io
+    }
+
+    /// Other frames from now on, and buffers that they fit in.
+    fn replay(&mut self, frames: [Vec<Vec<u8>>; 2]) {
         let longest = frames.iter().flatten().map(Vec::len).max().unwrap_or(0);
         let room = (HEADROOM + longest + 64).next_multiple_of(64);
-        let buf = || RigBuf { data: vec![0; room].into_boxed_slice(), start: 0, len: 0 };
-        Self { pool: (0..512).map(|_| buf()).collect(), frames, next: [0; 2], sent: 0 }
+        if self.pool.first().is_none_or(|b| b.data.len() < room) {
+            let buf = || RigBuf { data: vec![0; room].into_boxed_slice(), start: 0, len: 0 };
+            self.pool = (0..BUFFERS).map(|_| buf()).collect();
+        }
+        (self.frames, self.next) = (frames, [0; 2]);
     }
 }
 
@@ -206,13 +224,23 @@ impl Rig {
         Self { worker, stats, now, pace: Nanos(1_000), _commands: commands_tx, _messages: messages_rx }
     }
 
+    /// Has these frames come from now on. The worker holds none back.
+    pub fn replay(&mut self, frames: [Vec<Vec<u8>>; 2]) {
+        self.worker.io().replay(frames);
+    }
+
+    /// Lets time pass in which nothing happens.
+    pub fn wait(&mut self, time: Nanos) {
+        self.now = self.now + time;
+    }
+
     /// Turns until every frame has come `times` times; time passes.
     pub fn warm(&mut self, times: usize) {
         let longest = self.worker.io().frames.iter().map(Vec::len).max().unwrap_or(0);
         for _ in 0..(longest * times).div_ceil(32) {
             self.turn();
         }
-        self.now = self.now + Nanos::from_secs(3);
+        self.wait(Nanos::from_secs(3));
     }
 
     /// One turn of the worker's loop.
@@ -294,4 +322,24 @@ pub fn snat(address: Ipv4Addr) -> PolicySpec {
     let mut rule = NatRuleSpec::new("out", matches, NatKind::Snat { to });
     rule.preserve_port = dataplane::api::policy::PreservePort::Strict;
     PolicySpec { nat: vec![rule], ..policy() }
+}
+
+/// The same with `count` rules in all: those added stand before the last one, and no packet of the loads meets them.
+pub fn with_rules(mut policy: PolicySpec, count: usize) -> PolicySpec {
+    let Some(last) = policy.rules.pop() else { return policy };
+    // TEST-NET-1 to its 1024th neighbour: nobody's destination here.
+    for n in 0..u32::try_from(count.saturating_sub(policy.rules.len() + 1)).unwrap_or(0) {
+        let host = Ipv4Addr::from_bits(0xc000_0300 + n / 4);
+        let set = Arc::new(AddrSet::new([format!("{host}/32").parse().expect("a prefix")], []));
+        let port = [53, 123, 443, 8080][n as usize % 4];
+        let matches = Match {
+            destination: Some(AddrMatch { negate: false, set }),
+            proto: vec![proto::UDP],
+            dport: vec![port..=port],
+            ..Match::default()
+        };
+        policy.rules.push(RuleSpec { name: format!("rule-{n}"), matches, ..last.clone() });
+    }
+    policy.rules.push(last);
+    policy
 }

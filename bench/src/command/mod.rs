@@ -4,6 +4,7 @@ pub mod config;
 pub mod report;
 pub mod round;
 pub mod trace;
+pub mod turns;
 
 use std::path::Path;
 
