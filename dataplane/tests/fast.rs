@@ -175,7 +175,7 @@ fn both_ways_agree(seed: u64) {
             }
             3 => {
                 let filter = ConnFilter { proto: Some(proto::TCP), ..ConnFilter::default() };
-                assert_eq!(short.flush(filter.clone()), long.flush(filter), "seed {seed}");
+                assert_eq!(short.flush(filter), long.flush(filter), "seed {seed}");
             }
             _ => {
                 let frames: Vec<_> = (0..1 + r.n(20)).map(|_| a_packet(&mut r)).collect();

@@ -53,6 +53,20 @@ const _: () = assert!(size_of::<L4Head>() <= 4);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct L4Body(pub(super) [u32; BODY_WORDS]);
 
+impl L4Body {
+    /// Where it begins.
+    #[inline(always)]
+    pub const fn first_word(&self) -> &u32 {
+        &self.0[0]
+    }
+
+    /// Where it ends.
+    #[inline(always)]
+    pub const fn last_word(&self) -> &u32 {
+        &self.0[BODY_WORDS - 1]
+    }
+}
+
 impl L4Head {
     /// The protocol's name of its state; `None` where it has none.
     pub const fn name(&self) -> Option<&'static str> {

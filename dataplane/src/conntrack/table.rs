@@ -268,7 +268,9 @@ impl<K: Key> Aim<'_, K> {
             prefetch(&entry.conn.cache);
         }
         if tcp && let Some(body) = self.bodies.get(slot) {
-            prefetch(body);
+            // Half of them lie in two lines.
+            prefetch(body.first_word());
+            prefetch(body.last_word());
         }
         Some(value)
     }

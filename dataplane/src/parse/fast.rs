@@ -116,8 +116,8 @@ impl Station {
     #[inline(always)]
     fn look4<const L3: usize, const N: usize>(&self, f: &[u8; N], frame: &[u8], verify: bool) -> Option<Sight<Key4>> {
         let [start, middle, addresses, head] = [word(f, L3 - 2), word(f, L3 + 6), word(f, L3 + 12), word(f, L3 + 20)];
-        let len = ((start >> 32) as u16).swap_bytes();
-        let protocol = (middle >> 24) as u8;
+        let len = ((start >> 32 & 0xffff) as u16).swap_bytes();
+        let protocol = (middle >> 24 & 0xff) as u8;
         // No fragment, and it may live for another hop.
         let usual = (middle & 0xff3f == 0) & (middle >> 16 & 0xff > 1);
         // The middle ends with the first half of the source, and so does the header's sum without it.
@@ -130,7 +130,7 @@ impl Station {
         // In bounds, by the slices above.
         let pseudo = checksum::carry(checksum::swapped(u16::from(protocol), len.wrapping_sub(20)), addresses);
         transport(protocol, head, payload, behind, verify, pseudo)?;
-        let ports = (head as u32).swap_bytes();
+        let ports = ((head & 0xffff_ffff) as u32).swap_bytes();
         let key = Key4::new(addresses.swap_bytes(), ports, protocol, self.ct_zone);
         Some(Sight { key, hash: 0, hint: NO_HINT, len, tcp: protocol == proto::TCP })
     }
@@ -151,7 +151,7 @@ impl Station {
         let head = word(f, L3 + 40);
         transport(protocol, head, payload, behind, verify, pseudo)?;
         let addresses = [a.swap_bytes(), b.swap_bytes(), c.swap_bytes(), d.swap_bytes()];
-        let key = Key6::new(addresses, (head as u32).swap_bytes(), protocol, self.ct_zone);
+        let key = Key6::new(addresses, ((head & 0xffff_ffff) as u32).swap_bytes(), protocol, self.ct_zone);
         Some(Sight { key, hash: 0, hint: NO_HINT, len, tcp: protocol == proto::TCP })
     }
 }
@@ -178,7 +178,7 @@ fn word<const N: usize>(h: &[u8; N], at: usize) -> u64 {
 #[inline(always)]
 fn transport(protocol: u8, head: u64, payload: &[u8], behind: &[u8], mut verify: bool, pseudo: u64) -> Option<()> {
     if protocol == proto::UDP {
-        let len = usize::from(((head >> 32) as u16).swap_bytes());
+        let len = usize::from(((head >> 32 & 0xffff) as u16).swap_bytes());
         if len < l4::UDP_HEADER || len > payload.len() {
             return None;
         }
