@@ -104,6 +104,25 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// Asks for the buckets of a connection that is to be unlinked soon; gives the one behind it in the wheel.
+    #[inline]
+    fn approach(&self, id: ConnId) -> Option<ConnId> {
+        if id.is_v6() {
+            self.v6.prefetch_buckets(id.slot())
+        } else {
+            self.v4.prefetch_buckets(id.slot())
+        }
+        self.conn(id).link.next()
+    }
+
+    /// Asks for what the wheel and [`Tables::approach`] look at.
+    #[inline]
+    fn prefetch(&self, id: ConnId) {
+        if id.is_v6() { self.v6.prefetch_slot(id.slot()) } else { self.v4.prefetch_slot(id.slot()) }
+    }
+}
+
 impl Timers for Tables {
     fn link(&mut self, id: ConnId) -> &mut Link {
         &mut self.conn_mut(id).link
@@ -157,13 +176,16 @@ impl Conntrack {
         }
     }
 
-    /// Second pass over a burst: the likely entry on the way to the cache.
+    /// Second pass over a burst: the likely entry on the way to the cache. Where there is none, `t` starts a connection: then
+    /// the bucket of its answers is.
     #[inline]
-    pub fn prefetch_entry(&self, is_ipv4: bool, hash: u64) {
-        if is_ipv4 {
-            self.tables.v4.prefetch_entry(hash);
-        } else {
-            self.tables.v6.prefetch_entry(hash);
+    pub fn prefetch_entry(&self, t: &Tuple, hash: u64) {
+        let likely = match t.is_ipv4() {
+            true => self.tables.v4.prefetch_entry(hash),
+            false => self.tables.v6.prefetch_entry(hash),
+        };
+        if !likely {
+            self.prefetch_bucket(&t.inverse());
         }
     }
 
@@ -238,6 +260,7 @@ impl Conntrack {
                     in_port: p.in_port,
                     leased: false,
                     bound: Flags::default(),
+                    free: [Some(p.hash), None],
                     borrows: None,
                 }),
                 Err(reason) => Tracked::Invalid(reason),
@@ -338,9 +361,10 @@ impl Conntrack {
             conn.flags.set(Flags::EXPECTED);
         }
         let id = if u.original.is_ipv4() {
-            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], conn, body)?)
+            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], u.free, conn, body)?)
         } else {
-            ConnId(self.tables.v6.insert([Key6::pack(&u.original), Key6::pack(&u.reply)], conn, body)? | ConnId::V6)
+            let keys = [Key6::pack(&u.original), Key6::pack(&u.reply)];
+            ConnId(self.tables.v6.insert(keys, u.free, conn, body)? | ConnId::V6)
         };
         self.count += 1;
         self.wheel.file(id, &mut self.tables);
@@ -420,7 +444,15 @@ impl Conntrack {
     /// The next connection that has expired; `budget` bounds the work of a tick and is counted down. The caller ends
     /// it before it asks again.
     pub fn tick(&mut self, now: Nanos, budget: &mut u32) -> Option<ConnId> {
-        self.wheel.expired(now, budget, &mut self.tables)
+        let expired = self.wheel.expired(now, budget, &mut self.tables)?;
+        // What the next one needs, and its neighbour in the wheel, come closer while the caller ends this one.
+        if let Some(next) = self.wheel.next() {
+            let behind = self.tables.approach(next);
+            if let Some(behind) = behind {
+                self.tables.prefetch(behind);
+            }
+        }
+        Some(expired)
     }
 
     /// Slots of both tables, for dumps: `cursor` counts through IPv4, then IPv6.

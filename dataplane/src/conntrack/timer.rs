@@ -34,6 +34,13 @@ impl Link {
         Self { next, prev: NONE, slot: 0 }
     }
 
+    /// The connection behind this one in its slot.
+    #[inline]
+    pub fn next(&self) -> Option<ConnId> {
+        let next = self.next;
+        (self.slot != 0 && next != NONE).then_some(ConnId(next))
+    }
+
     /// Where the list of free entries goes on.
     pub const fn next_free(&self) -> u32 {
         self.next
@@ -126,6 +133,13 @@ impl Wheel {
             self.unfile(id, timers);
             self.file(id, timers);
         }
+    }
+
+    /// The connection that [`Wheel::expired`] looks at next, where that is known already.
+    #[inline]
+    pub fn next(&self) -> Option<ConnId> {
+        let head = *self.heads.get(usize::try_from(self.cursor % SLOTS).unwrap_or(0))?;
+        (head != NONE).then_some(ConnId(head))
     }
 
     /// The tick at whose end `deadline` has passed, not beyond the horizon.
