@@ -43,7 +43,7 @@ fn fill(flows: u32) -> Table<Key4> {
     let mut table = Table::new(flows as usize, ahash::RandomState::with_seeds(1, 2, 3, 4));
     for i in 0..flows {
         let keys = [Direction::Original, Direction::Reply].map(|d| key(i, d, Case::Snat));
-        table.insert(keys, Conn::default(), L4Body::default()).expect("room");
+        table.insert(keys, [None; 2], Conn::default(), L4Body::default()).expect("room");
     }
     table
 }

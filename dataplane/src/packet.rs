@@ -5,11 +5,12 @@
 
 use crate::api::stats::HandoverCause;
 use crate::conntrack::ConnId;
-use crate::conntrack::tuple::{Direction, Tuple};
+use crate::conntrack::tuple::{Direction, Key, Tuple};
 use crate::drop::DropReason;
 use crate::io::PortIdx;
 use crate::nat::prefix::PrefixRule;
-use crate::parse::{Fragment, IpHeader};
+use crate::parse::fast::Sight;
+use crate::parse::{Fragment, IpHeader, be16, ipv4, ipv6};
 
 /// Connection tracking's class of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -319,6 +320,36 @@ impl Packet {
         }
     }
 
+    /// What `parse` would say of a usual UDP packet, which was read and verified already; `None` for TCP, of which a sight does
+    /// not say enough. `frame` is what the sight is of, `l3` where its network header is.
+    #[inline]
+    pub fn of_sight<K: Key>(seen: &Sight<K>, in_port: PortIdx, frame: &[u8], l3: usize) -> Option<Self> {
+        if seen.tcp {
+            return None;
+        }
+        let tuple = seen.key.tuple();
+        let header = frame.get(l3..)?.first_chunk::<{ ipv4::HEADER }>()?;
+        let (l4, ttl, dont_fragment) = match tuple.is_ipv4() {
+            true => (ipv4::HEADER, header[8], be16(header, 6) & 0x4000 != 0),
+            false => (ipv6::HEADER, header[7], true),
+        };
+        let len = usize::from(seen.len);
+        let ip = IpHeader {
+            src: tuple.src,
+            dst: tuple.dst,
+            proto: tuple.proto,
+            l4,
+            len,
+            ttl,
+            fragment: None,
+            atomic: None,
+            dont_fragment,
+            invalid: None,
+        };
+        let packet = Self::new(in_port, l3, &ip, false, L4::Udp, tuple.sport, tuple.dport);
+        Some(Self { tuple, hash: seen.hash, ..packet })
+    }
+
     /// Puts the packet, and what it quotes, into a conntrack zone.
     pub const fn set_ct_zone(&mut self, zone: u16) {
         self.tuple.ct_zone = zone;
@@ -345,5 +376,48 @@ impl Packet {
     /// Offsets of network header, transport header and end, as indices.
     pub fn span(&self) -> (usize, usize, usize) {
         (usize::from(self.l3), usize::from(self.l4), usize::from(self.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::RxChecksum;
+    use crate::parse::fast::Station;
+    use crate::parse::{self, Parsed, Receiver};
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    /// A datagram without a checksum, of ten bytes and two of padding.
+    fn frame(network: &[u8]) -> Vec<u8> {
+        let ethertype = if network[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let udp = [0, 53, 0x12, 0x34, 0, 18, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0];
+        [&MAC[..], &[2, 0, 0, 0, 0, 2], &ethertype, network, &udp].concat()
+    }
+
+    #[test]
+    fn a_sight_of_a_datagram_says_what_parse_says_of_it() {
+        let v4 = |flags: u8, sum: [u8; 2]| {
+            [&[0x45, 0, 0, 38, 0, 1, flags, 0, 64, 17, sum[0], sum[1]][..], &[10, 0, 0, 1, 10, 0, 0, 2]].concat()
+        };
+        let address = |n: u8| [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[n]].concat();
+        let v6 = [&[0x60, 0, 0, 0, 0, 18, 17, 9][..], &address(1), &address(2)].concat();
+        let station = Station { mac: MAC, vlan: None, verify: true, ct_zone: 0, ipv6: true };
+        let port = PortIdx::wire(3);
+        let receiver = Receiver { port, mac: MAC, vlan: None, verify: true };
+        for network in [v4(0, [0x66, 0xc4]), v4(0x40, [0x26, 0xc4]), v6] {
+            let frame = frame(&network);
+            let seen = station.look(
+                &frame,
+                RxChecksum::Unknown,
+                |s| Packet::of_sight(&Sight { hash: 7, ..s }, port, &frame, 14),
+                |s| Packet::of_sight(&Sight { hash: 7, ..s }, port, &frame, 14),
+            );
+            let Ok(Parsed::Ip(parsed)) = parse::frame(&frame, &receiver, RxChecksum::Unknown) else {
+                panic!("it is an IP packet");
+            };
+            assert_eq!(parsed.kind, L4::Udp);
+            assert_eq!(seen.flatten(), Some(Packet { hash: 7, ..parsed }));
+        }
     }
 }

@@ -327,6 +327,8 @@ pub struct Unconfirmed {
     /// What its translation is bound to: [`Flags::MASQUERADED`], [`Flags::OWN_SOURCE`], [`Flags::OWN_DESTINATION`],
     /// [`Flags::ENDS_ON_RELOAD`].
     pub bound: Flags,
+    /// Of each tuple that no connection has, as was found out already: its hash.
+    pub free: [Option<u64>; 2],
     /// Ports of which the reply tuple may have another one, where its home has that and not this: first and last.
     pub borrows: Option<(u16, u16)>,
 }

@@ -179,13 +179,16 @@ impl Conntrack {
         }
     }
 
-    /// Second pass over a burst: the likely entry on the way to the cache.
+    /// Second pass over a burst: the likely entry on the way to the cache. Where there is none, `t` starts a connection: then
+    /// the bucket of its answers is.
     #[inline]
-    pub fn prefetch_entry(&self, is_ipv4: bool, hash: u64) {
-        if is_ipv4 {
-            self.tables.v4.prefetch_entry(hash);
-        } else {
-            self.tables.v6.prefetch_entry(hash);
+    pub fn prefetch_entry(&self, t: &Tuple, hash: u64) {
+        let likely = match t.is_ipv4() {
+            true => self.tables.v4.prefetch_entry(hash),
+            false => self.tables.v6.prefetch_entry(hash),
+        };
+        if !likely {
+            self.prefetch_bucket(&t.inverse());
         }
     }
 
@@ -260,6 +263,7 @@ impl Conntrack {
                     in_port: p.in_port,
                     leased: false,
                     bound: Flags::default(),
+                    free: [Some(p.hash), None],
                     borrows: None,
                 }),
                 Err(reason) => Tracked::Invalid(reason),
@@ -377,9 +381,10 @@ impl Conntrack {
             conn.flags.set(Flags::EXPECTED);
         }
         let id = if u.original.is_ipv4() {
-            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], conn, body)?)
+            ConnId(self.tables.v4.insert([Key4::pack(&u.original), Key4::pack(&u.reply)], u.free, conn, body)?)
         } else {
-            ConnId(self.tables.v6.insert([Key6::pack(&u.original), Key6::pack(&u.reply)], conn, body)? | ConnId::V6)
+            let keys = [Key6::pack(&u.original), Key6::pack(&u.reply)];
+            ConnId(self.tables.v6.insert(keys, u.free, conn, body)? | ConnId::V6)
         };
         self.count += 1;
         self.wheel.file(id, &mut self.tables);

@@ -69,16 +69,16 @@ impl<K: Key> Table<K> {
         self.index.prefetch(hash);
     }
 
-    /// Second pass: bring the likely entry closer.
+    /// Second pass: bring the likely entry closer. Says whether there is one.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(value) = self.index.candidate(hash)
-            && let Some(entry) = self.entries.get((value >> 1) as usize)
-        {
+    pub fn prefetch_entry(&self, hash: u64) -> bool {
+        let Some(value) = self.index.candidate(hash) else { return false };
+        if let Some(entry) = self.entries.get((value >> 1) as usize) {
             prefetch(&entry.keys);
             prefetch(&entry.conn);
             prefetch(&entry.conn.cache);
         }
+        true
     }
 
     /// What the index has for `key`: slot and direction.
@@ -105,14 +105,25 @@ impl<K: Key> Table<K> {
         Some((value >> 1, if value & 1 == 0 { Direction::Original } else { Direction::Reply }))
     }
 
-    /// Adds a connection.
+    /// Adds a connection. `free`: the hash of each key that is known not to be there.
     ///
     /// # Errors
     /// [`InsertError`], and nothing changed.
-    pub fn insert(&mut self, keys: [K; 2], conn: Conn, body: L4Body) -> Result<u32, InsertError> {
-        let hashes = keys.map(|k| self.hash(&k));
-        if (0..2).any(|d| self.find(hashes[d], &keys[d]).is_some()) {
-            return Err(InsertError::Clash);
+    pub fn insert(
+        &mut self,
+        keys: [K; 2],
+        free: [Option<u64>; 2],
+        conn: Conn,
+        body: L4Body,
+    ) -> Result<u32, InsertError> {
+        let mut hashes = [0; 2];
+        for ((key, free), hash) in keys.iter().zip(free).zip(&mut hashes) {
+            *hash = free.unwrap_or_else(|| self.hash(key));
+            debug_assert_eq!(*hash, self.hash(key), "the hash of this key");
+            debug_assert!(free.is_none() || self.value(*hash, key).is_none(), "a key that is there");
+            if free.is_none() && self.value(*hash, key).is_some() {
+                return Err(InsertError::Clash);
+            }
         }
         let slot = if self.free != NONE {
             self.free
@@ -360,7 +371,7 @@ mod tests {
     fn an_entry_is_found_by_its_new_reply_tuple_and_not_by_its_old() {
         let mut table: Table<Key4> = Table::new(8, ahash::RandomState::with_seeds(1, 2, 3, 4));
         let slots: Vec<u32> = (0..8)
-            .map(|n| table.insert([key(n), key(100 + n)], Conn::default(), L4Body::default()).expect("room"))
+            .map(|n| table.insert([key(n), key(100 + n)], [None; 2], Conn::default(), L4Body::default()).expect("room"))
             .collect();
         let find = |table: &Table<Key4>, k: Key4| table.find(table.hash(&k), &k);
         let mut replies: Vec<u16> = (100..108).collect();

@@ -150,6 +150,9 @@ impl NatHooks {
 
     /// The rule that translates the destination of a new connection.
     pub fn destination(&self, rules: &[NatRuleSpec], q: &Query<'_>, sides: &impl Sides) -> Option<Destination> {
+        if self.early.is_empty() && self.back.is_empty() && self.hairpins.is_empty() {
+            return None;
+        }
         let dst = q.tuple.dst;
         let is_v4 = dst.is_ipv4();
         let matches = |e: &Early| {

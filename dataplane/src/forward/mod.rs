@@ -2,4 +2,5 @@
 pub mod fragment;
 pub mod icmp_error;
 pub mod neighbour;
+pub mod ranges;
 pub mod route;

@@ -87,7 +87,7 @@ impl Neighbours {
                 e.known = false;
                 e.generation = e.generation.wrapping_add(1);
                 self.set_mac(slot, [0; 6]);
-                let hash = self.seed.hash_one((u.interface, u.address));
+                let hash = self.hash(u.interface, u.address);
                 self.index.remove(hash, slot);
                 // Invariant: slots are below CAPACITY = 2^16, and each is freed once.
                 self.free.push(u16::try_from(slot).unwrap_or(0));
@@ -98,7 +98,7 @@ impl Neighbours {
     }
 
     fn insert(&mut self, interface: u16, address: IpAddr, mac: [u8; 6]) {
-        let hash = self.seed.hash_one((interface, address));
+        let hash = self.hash(interface, address);
         let slot = match self.free.pop() {
             Some(slot) => u32::from(slot),
             None if self.entries.len() < CAPACITY => {
@@ -123,8 +123,16 @@ impl Neighbours {
         self.words[slot] = mac_word(mac) | u64::from(self.entries[slot].generation) << 48;
     }
 
+    fn hash(&self, interface: u16, address: IpAddr) -> u64 {
+        match address {
+            IpAddr::V4(a) => self.seed.hash_one(u64::from(interface) << 32 | u64::from(a.to_bits())),
+            IpAddr::V6(a) => self.seed.hash_one((interface, a.to_bits())),
+        }
+    }
+
+    #[inline]
     fn slot(&self, interface: u16, address: IpAddr) -> Option<u32> {
-        let hash = self.seed.hash_one((interface, address));
+        let hash = self.hash(interface, address);
         self.index.find(hash, |slot| {
             self.entries.get(slot as usize).is_some_and(|e| e.known && e.interface == interface && e.address == address)
         })

@@ -10,6 +10,8 @@ use ahash::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::ranges::Ranges;
+
 /// What control knows of routes and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FibSpec {
@@ -31,7 +33,7 @@ pub struct RouteSpec {
 }
 
 /// Where a route leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteTarget {
     /// Out of `interface`, to `gateway`, or to the destination itself where there is none.
     Via {
@@ -70,16 +72,36 @@ pub enum NextHop {
     None,
 }
 
+/// What holds for an IPv4 address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    target: Option<RouteTarget>,
+    /// It is the gateway's own.
+    pub local: bool,
+    /// It is the directed broadcast address of an attached subnet.
+    pub broadcast: bool,
+}
+
+impl Place {
+    /// The next hop of `dst`, which is there.
+    #[inline]
+    pub fn next_hop(&self, dst: Ipv4Addr) -> NextHop {
+        if self.local { NextHop::Local } else { Fib::next_hop(self.target, dst.into()) }
+    }
+}
+
 /// The compiled table.
 #[derive(Debug)]
 pub struct Fib {
+    /// All that is known of IPv4 addresses, but for conntrack zones.
+    places: Ranges<Place>,
     v4: PrefixMap<Ipv4Net, RouteTarget>,
     v6: PrefixMap<Ipv6Net, RouteTarget>,
     others_v4: PrefixMap<Ipv4Net, Vec<RouteTarget>>,
     others_v6: PrefixMap<Ipv6Net, Vec<RouteTarget>>,
-    local: std::collections::HashSet<IpAddr, RandomState>,
+    /// The gateway's IPv6 addresses.
+    local: std::collections::HashSet<Ipv6Addr, RandomState>,
     on: std::collections::HashSet<(u16, IpAddr), RandomState>,
-    broadcast: std::collections::HashSet<Ipv4Addr, RandomState>,
     /// Per interface: its addresses.
     of_interface: Vec<Vec<IpNet>>,
     /// Per interface: primary IPv4 and IPv6 address.
@@ -108,7 +130,8 @@ impl Fib {
         }
         let mut local = std::collections::HashSet::with_hasher(RandomState::new());
         let mut on = std::collections::HashSet::with_hasher(RandomState::new());
-        let mut broadcast = std::collections::HashSet::with_hasher(RandomState::new());
+        // Of IPv4: address, whether it is ours, whether it is a subnet's broadcast address.
+        let mut points: Vec<(Ipv4Addr, bool, bool)> = Vec::new();
         let mut of_interface: Vec<Vec<IpNet>> = Vec::new();
         let mut primary: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)> = Vec::new();
         for &(interface, net) in &spec.addresses {
@@ -120,14 +143,17 @@ impl Fib {
                 of_interface.resize(i + 1, Vec::new());
             }
             of_interface[i].push(net);
-            local.insert(net.addr());
+            match net.addr() {
+                IpAddr::V4(a) => points.push((a, true, false)),
+                IpAddr::V6(a) => drop(local.insert(a)),
+            }
             on.insert((interface, net.addr()));
             match net {
                 IpNet::V4(n) => {
                     primary[i].0.get_or_insert(n.addr());
                     if n.prefix_len() < 31 {
                         // The lowest address is a host's like any other: linux since 5.14, `fib_add_ifaddr`.
-                        broadcast.insert(n.broadcast());
+                        points.push((n.broadcast(), false, true));
                     }
                 }
                 IpNet::V6(n) if !n.addr().is_unicast_link_local() => {
@@ -136,19 +162,23 @@ impl Fib {
                 IpNet::V6(_) => {}
             }
         }
-        Self { v4, v6, others_v4, others_v6, local, on, of_interface, broadcast, primary, spec }
+        let places = places(&v4, points);
+        Self { places, v4, v6, others_v4, others_v6, local, on, of_interface, primary, spec }
+    }
+
+    /// What is known of an IPv4 address.
+    #[inline]
+    pub fn place(&self, a: Ipv4Addr) -> Place {
+        self.places.of(a.to_bits()).copied().unwrap_or_default()
     }
 
     /// The next hop of a unicast destination.
     pub fn lookup(&self, dst: IpAddr) -> NextHop {
-        if self.is_local(dst) {
-            return NextHop::Local;
+        match dst {
+            IpAddr::V4(a) => self.place(a).next_hop(a),
+            IpAddr::V6(a) if self.local.contains(&a) => NextHop::Local,
+            IpAddr::V6(a) => Self::next_hop(self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, t)| *t), dst),
         }
-        let target = match dst {
-            IpAddr::V4(a) => self.v4.get_lpm(&Ipv4Net::from(a)).map(|(_, t)| *t),
-            IpAddr::V6(a) => self.v6.get_lpm(&Ipv6Net::from(a)).map(|(_, t)| *t),
-        };
-        Self::next_hop(target, dst)
     }
 
     /// The same by routes out of interfaces that `allowed` names alone, where one leads there: addresses of different
@@ -197,7 +227,10 @@ impl Fib {
 
     /// Whether `a` is an address of the gateway itself.
     pub fn is_local(&self, a: IpAddr) -> bool {
-        self.local.contains(&a)
+        match a {
+            IpAddr::V4(a) => self.place(a).local,
+            IpAddr::V6(a) => self.local.contains(&a),
+        }
     }
 
     /// The interface that `a` is on: as its address, or by the route there.
@@ -238,11 +271,6 @@ impl Fib {
         self.on.contains(&(interface, a))
     }
 
-    /// Whether `a` is the directed broadcast address of an attached subnet.
-    pub fn is_broadcast(&self, a: Ipv4Addr) -> bool {
-        self.broadcast.contains(&a)
-    }
-
     /// The primary address of `interface` in the IP version of `like`: what masquerade and ICMP errors use.
     pub fn primary(&self, interface: u16, like: IpAddr) -> Option<IpAddr> {
         let (v4, v6) = self.primary.get(usize::from(interface))?;
@@ -263,4 +291,20 @@ impl Fib {
     pub fn spec(&self) -> &FibSpec {
         &self.spec
     }
+}
+
+/// Routes and single addresses as ranges.
+fn places(routes: &PrefixMap<Ipv4Net, RouteTarget>, mut points: Vec<(Ipv4Addr, bool, bool)>) -> Ranges<Place> {
+    points.sort_unstable();
+    let points = points.chunk_by(|a, b| a.0 == b.0).filter_map(|same| {
+        let &(a, ..) = same.first()?;
+        let target = routes.get_lpm(&Ipv4Net::from(a)).map(|(_, t)| *t);
+        let (local, broadcast) = same.iter().fold((false, false), |(l, b), &(_, local, broad)| (l | local, b | broad));
+        Some((a.to_bits(), a.to_bits(), Place { target, local, broadcast }))
+    });
+    let routes = routes.iter().map(|(p, t)| {
+        let place = Place { target: Some(*t), ..Place::default() };
+        (p.network().to_bits(), p.broadcast().to_bits(), place)
+    });
+    Ranges::new(Place::default(), routes.chain(points))
 }

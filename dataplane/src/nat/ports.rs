@@ -207,10 +207,16 @@ impl Ports {
         candidates.into_iter().find(|t| !steer.is_home(t) && can(t))
     }
 
+    /// Whether [`Ports::freed`] has anything to do.
+    #[inline]
+    pub fn has_crowds(&self) -> bool {
+        !self.crowds.is_empty()
+    }
+
     /// Tuple `t` is not taken any more.
     #[inline]
     pub fn freed(&mut self, t: &Tuple) {
-        if !self.crowds.is_empty() && (t.has_ports() || t.is_icmp()) {
+        if self.has_crowds() && (t.has_ports() || t.is_icmp()) {
             for anyones in [0, 1] {
                 self.crowds.allow(&with(t, anyones), t.id());
             }

@@ -10,7 +10,7 @@ use crate::conntrack::conn::Flags;
 use crate::conntrack::tuple::Direction;
 use crate::drop::DropReason;
 use crate::forward::icmp_error::IcmpError;
-use crate::forward::route::NextHop;
+use crate::forward::route::{NextHop, Place};
 use crate::io::PortIdx;
 use crate::packet::Packet;
 
@@ -50,8 +50,9 @@ impl Path {
         if self.is_martian_source(src) {
             return drop(DropReason::MartianSource);
         }
+        let place = if let IpAddr::V4(a) = dst { self.fib.place(a) } else { Place::default() };
         let many = match dst {
-            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || self.fib.is_broadcast(a),
+            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || place.broadcast,
             IpAddr::V6(a) => a.is_multicast(),
         };
         if many {
@@ -60,9 +61,10 @@ impl Path {
         if dst.is_loopback() || dst.is_unspecified() || is_this_network(dst) {
             return drop(DropReason::MartianDestination);
         }
-        let next = match zone {
-            0 => self.fib.lookup(dst),
-            zone => self.fib.lookup_among(dst, |i| self.policy.ct_zone_of(PortIdx::wire(i)) == zone),
+        let next = match (zone, dst) {
+            (0, IpAddr::V4(a)) => place.next_hop(a),
+            (0, IpAddr::V6(_)) => self.fib.lookup(dst),
+            (zone, _) => self.fib.lookup_among(dst, |i| self.policy.ct_zone_of(PortIdx::wire(i)) == zone),
         };
         match next {
             NextHop::Local => here,
@@ -101,14 +103,14 @@ impl Path {
     /// Sources that no wire may bring. The unspecified address is one that is still looking for its own (DHCP, duplicate
     /// address detection): it may speak to the kernel, but not further.
     fn is_martian_source(&self, src: IpAddr) -> bool {
-        let never = match src {
+        match src {
             IpAddr::V4(a) => {
-                let many = a.is_multicast() || a.is_broadcast() || self.fib.is_broadcast(a);
-                many || a.is_loopback() || is_this_network(src) && !a.is_unspecified()
+                let place = self.fib.place(a);
+                let many = a.is_multicast() || a.is_broadcast() || place.broadcast;
+                many || a.is_loopback() || is_this_network(src) && !a.is_unspecified() || place.local
             }
-            IpAddr::V6(a) => a.is_multicast() || a.is_loopback(),
-        };
-        never || self.fib.is_local(src)
+            IpAddr::V6(a) => a.is_multicast() || a.is_loopback() || self.fib.is_local(src),
+        }
     }
 
     /// TTL and MTU, which come before the filter as in Linux' `ip_forward`: whether the packet must be cut.

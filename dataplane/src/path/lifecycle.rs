@@ -118,12 +118,18 @@ impl Path {
     pub(super) fn take_out(&mut self, id: ConnId, now: Nanos) {
         let dying = self.conntrack.conn(id).flags.has(Flags::DYING);
         let ticket = self.ticket_of_lost(id);
-        for direction in [Direction::Original, Direction::Reply] {
-            self.ports.freed(&self.conntrack.tuple(id, direction));
+        if self.ports.has_crowds() {
+            for direction in [Direction::Original, Direction::Reply] {
+                self.ports.freed(&self.conntrack.tuple(id, direction));
+            }
         }
+        let signposted = self.conntrack.conn(id).flags.has_any(Flags::SIGNPOSTED_ORIGINAL.with(Flags::SIGNPOSTED));
         for (flag, direction) in
             [(Flags::SIGNPOSTED_ORIGINAL, Direction::Original), (Flags::SIGNPOSTED, Direction::Reply)]
         {
+            if !signposted {
+                break;
+            }
             if !self.conntrack.conn(id).flags.has(flag) {
                 continue;
             }

@@ -306,8 +306,11 @@ impl Path {
     /// Takes a packet through all stages. Its hash must be that of its tuple.
     pub fn judge(&mut self, p: &mut Packet, now: Nanos) -> Outcome {
         let from = self.policy.zone_of(p.in_port);
-        let discovery = p.kind == L4::NeighbourDiscovery;
-        let raw = self.policy.raw(&self.query(p, &p.tuple, CtState::Untracked, from, None));
+        let discovery = matches!(p.kind, L4::NeighbourDiscovery);
+        let raw = match self.policy.has_raw() {
+            true => self.policy.raw(&self.query(p, &p.tuple, CtState::Untracked, from, None)),
+            false => RawAction::Accept,
+        };
         if raw == RawAction::Drop && !(discovery && self.stays_on_link(p)) {
             return DropReason::RawRule.into();
         }
@@ -319,7 +322,7 @@ impl Path {
         if let L4::IcmpError(quoted) = p.kind {
             return self.error(p, quoted, from, now);
         }
-        let call = if p.kind == (L4::Gre { call: true }) { self.call_of(&p.tuple, p.stale) } else { Call::None };
+        let call = if matches!(p.kind, L4::Gre { call: true }) { self.call_of(&p.tuple, p.stale) } else { Call::None };
         match call {
             Call::None => {}
             Call::Here(whole) => (p.tuple, p.hash) = (whole, self.conntrack.hash(&whole)),
@@ -584,7 +587,7 @@ impl Path {
         let (_, l2) = self.resolve(hop);
         let plan = Plan { egress: hop.egress, l2, rewrite, hop: is_hop, fragment, helped: false };
         // Neighbour discovery on the gateway's own links is to IPv6 what ARP is to IPv4: not the policy's.
-        if p.kind == L4::NeighbourDiscovery && !is_hop {
+        if matches!(p.kind, L4::NeighbourDiscovery) && !is_hop {
             return Outcome::Forward(plan);
         }
         let (verdict, counter) = self.judged(&self.query(p, seen, p.state, from, Some(hop)));

@@ -52,6 +52,7 @@ impl Path {
         let in_port = if spec.local { PortIdx::twin(spec.interface) } else { PortIdx::wire(spec.interface) };
         let ruled = self.ruled_as_made(&original, &reply, spec.mark, in_port);
         let unconfirmed = Unconfirmed {
+            free: [None; 2],
             original,
             reply,
             l4,

@@ -122,8 +122,15 @@ impl Path {
                 Sources::of(rule, &u.original, own).ok_or(DropReason::NatNoAddress)?
             }
             (None, NewSource::Hairpin(address)) => Sources::One(address),
-            (None, _) if taken(&u.reply) => Sources::One(u.reply.dst),
-            (None, _) => return Ok(()),
+            (None, _) => {
+                let hash = conntrack.hash(&u.reply);
+                let free = conntrack.find(&u.reply, hash).is_none();
+                if free && signposts.owner(&u.reply).is_none() && !denied.contains(&u.reply) {
+                    u.free[1] = Some(hash);
+                    return Ok(());
+                }
+                Sources::One(u.reply.dst)
+            }
         };
         let netmap = matches!(rule, Some(NatRuleSpec { kind: NatKind::Netmap { .. }, .. }));
         let range = rule.and_then(|r| r.ports.as_ref()).map(|r| (*r.start(), *r.end()));

@@ -21,9 +21,9 @@ use crate::conntrack::timer::Wheel;
 use crate::conntrack::tuple::{Key, Key4, Key6};
 use crate::io::{Buf, Burst, Io, MAX_BURST, PortIdx};
 use crate::nat::fast::Wire;
-use crate::packet::{CtState, TcpSegment};
+use crate::packet::{CtState, Packet, TcpSegment};
 use crate::parse::fast::{NO_HINT, Sight, Station};
-use crate::parse::{Receiver, tcp};
+use crate::parse::{Receiver, ether, tcp};
 use crate::path::{Finder, Tally, Way, Ways};
 use crate::time::Nanos;
 
@@ -105,7 +105,7 @@ impl<I: Io> Worker<I> {
                 let owner = if known { None } else { self.elsewhere(&buf, &sights, place, receiver.port) };
                 match owner {
                     Some((owner, cause)) => self.gather(buf, receiver.port, owner, cause),
-                    None => self.parse(buf, receiver, now),
+                    None => self.long_way(buf, &sights, place, receiver, now),
                 }
                 known = false;
                 place += 1;
@@ -118,6 +118,20 @@ impl<I: Io> Worker<I> {
 }
 
 impl<I: Io> Worker<I> {
+    /// Sends a frame the long way; a datagram that was read already is not read again.
+    fn long_way(&mut self, buf: I::Buf, sights: &Sights, place: usize, receiver: &Receiver, now: Nanos) {
+        let (port, l3) = (receiver.port, ether::length(receiver.vlan));
+        let read = match sights.kinds.get(place) {
+            Some(Kind::V4) => sights.v4.get(place).and_then(|s| Packet::of_sight(s, port, buf.bytes(), l3)),
+            Some(Kind::V6) => sights.v6.get(place).and_then(|s| Packet::of_sight(s, port, buf.bytes(), l3)),
+            _ => None,
+        };
+        match read {
+            Some(packet) => self.arrive(buf, packet, now),
+            None => self.parse(buf, receiver, now),
+        }
+    }
+
     /// Whose a usual packet is that is of no connection here, where another worker's: what [`Worker::parse`] and
     /// [`Path::judge`](crate::path::Path::judge) would find out on the long way, which it is spared.
     fn elsewhere(

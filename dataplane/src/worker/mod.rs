@@ -316,6 +316,12 @@ impl<I: Io> Worker<I> {
             }
             return;
         }
+        self.arrive(buf, packet, now);
+    }
+
+    /// Takes a packet of which all is read: it goes to its home, or into the batch.
+    #[inline]
+    fn arrive(&mut self, mut buf: I::Buf, packet: Packet, now: Nanos) {
         // Ethernet pads short frames; what is forwarded is the packet.
         if buf.bytes().len() > usize::from(packet.end) && !buf.resize(usize::from(packet.end)) {
             self.path.stats.drop_packet(DropReason::NoBuffer);
@@ -408,7 +414,7 @@ impl<I: Io> Worker<I> {
             p.hash = self.path.conntrack.prefetch_bucket(&p.tuple);
         }
         for p in packets.iter() {
-            self.path.conntrack.prefetch_entry(p.tuple.is_ipv4(), p.hash);
+            self.path.conntrack.prefetch_entry(&p.tuple, p.hash);
         }
         for (buf, packet) in bufs.drain(..).zip(packets.iter_mut()) {
             self.judge(buf, packet, handed, now);

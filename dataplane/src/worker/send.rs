@@ -107,6 +107,13 @@ impl<I: Io> Worker<I> {
     pub(super) fn set_link(&self, buf: &mut I::Buf, l3: usize, egress: PortIdx, to: Option<[u8; 6]>) -> bool {
         let interface = &self.path.interfaces[usize::from(egress.interface())];
         let vlan = if egress.is_twin() { None } else { interface.vlan };
+        if vlan.is_none() && l3 == ether::HEADER {
+            if let (Some(to), Some(macs)) = (to, buf.bytes_mut().first_chunk_mut::<12>()) {
+                macs[..6].copy_from_slice(&to);
+                macs[6..].copy_from_slice(&interface.mac);
+            }
+            return true;
+        }
         let b = buf.bytes();
         let mut macs = [0; 12];
         macs.copy_from_slice(&b[..12]);

@@ -225,7 +225,11 @@ struct Tree<A> {
 impl<A: Address> Tree<A> {
     #[inline]
     fn find(&self, k: &Key<A>, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mut leaves = self.leaves(k);
+        let root = match self.single(k) {
+            Ok(leaf) => return self.in_leaf(k, leaf?, matches),
+            Err(fork) => fork,
+        };
+        let mut leaves = self.leaves(k, root);
         if let [first] = leaves[..] {
             return self.in_leaf(k, first, matches);
         }
@@ -266,26 +270,53 @@ impl<A: Address> Tree<A> {
         }
     }
 
-    /// The first entry of each leaf that the packet belongs to.
+    /// The first entry of the only leaf that the packet belongs to, if any.
+    ///
+    /// # Errors
+    /// Its way forks: there.
     #[inline]
-    fn leaves(&self, k: &Key<A>) -> ArrayVec<usize, WIDTH> {
+    fn single(&self, k: &Key<A>) -> Result<Option<usize>, Ref> {
+        let mut here = self.root;
+        loop {
+            let down = match here.kind() {
+                Kind::Cut(dimension, at) => self.cut(k, dimension, at),
+                Kind::Switch(at) => self.switch(k, at),
+                Kind::Fork(_) => return Err(here),
+                Kind::Leaf(at) => return Ok(Some(at)),
+                Kind::Nothing => None,
+            };
+            let Some(down) = down else { return Ok(None) };
+            here = down;
+        }
+    }
+
+    #[inline]
+    fn cut(&self, k: &Key<A>, dimension: usize, at: usize) -> Option<Ref> {
+        let v = k.values.get(dimension).copied().unwrap_or(A::MIN);
+        self.cuts.get(at).map(|cut| cut.child(v))
+    }
+
+    #[inline]
+    fn switch(&self, k: &Key<A>, at: usize) -> Option<Ref> {
+        let s = self.switches.get(at)?;
+        let value = k.categories.get(s.category).copied().unwrap_or(0);
+        self.table.get(s.first + usize::from(value)).copied()
+    }
+
+    /// The first entry of each leaf that the packet belongs to, behind `root`.
+    #[inline]
+    fn leaves(&self, k: &Key<A>, root: Ref) -> ArrayVec<usize, WIDTH> {
         let mut leaves = ArrayVec::new();
         // Invariant: `build` grants the tree as many leaves, and each way ends in one at most.
         let mut ways: ArrayVec<Ref, WIDTH> = ArrayVec::new();
-        ways.push(self.root);
+        ways.push(root);
         // All ways go down together, so that one's memory is fetched while another's is looked at.
         while !ways.is_empty() {
             let mut i = 0;
             while let Some(&here) = ways.get(i) {
                 let down = match here.kind() {
-                    Kind::Cut(dimension, at) => {
-                        let v = k.values.get(dimension).copied().unwrap_or(A::MIN);
-                        self.cuts.get(at).map(|cut| cut.child(v))
-                    }
-                    Kind::Switch(at) => self.switches.get(at).and_then(|s| {
-                        let value = k.categories.get(s.category).copied().unwrap_or(0);
-                        self.table.get(s.first + usize::from(value)).copied()
-                    }),
+                    Kind::Cut(dimension, at) => self.cut(k, dimension, at),
+                    Kind::Switch(at) => self.switch(k, at),
                     Kind::Fork(at) => self.forks.get(at).map(|&[one, other]| {
                         let fits = ways.try_push(other);
                         debug_assert!(fits.is_ok(), "more ways than granted");

@@ -48,7 +48,7 @@ fn looked_at(c: &Classifier, src: u32, dst: u32, dport: u16, zone: u8) -> (usize
         interface_in: Some(zone.into()),
         interface_out: None,
     };
-    let leaves = c.v4.leaves(&Key::new(src.to_bits(), dst.to_bits(), &q));
+    let leaves = c.v4.leaves(&Key::new(src.to_bits(), dst.to_bits(), &q), c.v4.root);
     let length = |&start: &usize| {
         let from_here = c.v4.entries.get(start..).unwrap_or_default();
         from_here.iter().position(|e| e.rule & LAST != 0).map_or(0, |i| i + 1)
